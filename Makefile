@@ -246,9 +246,9 @@ build/peers: tests/peers.txt
 	$(INSTALL) --no-deps --target $@ -r $<
 	@touch $@
 
-test-peers: $(STAMPS)/wheel build/peers ## run the tests that use the libraries of tests/peers.txt: timm, torchvision, peft, netcal, ...
+test-peers: $(STAMPS)/wheel build/peers ## run the tests that use the libraries of tests/peers.txt: timm, torchvision, netcal, ...
 	$(HEADING) "tests beside other libraries, on the installed wheel"
-	PYTHONPATH="$(CURDIR)/build/peers" $(PYTEST) $(PYTEST_ARGS) -k "torchvision or timm or peft or peers" $(PEER_TESTS)
+	PYTHONPATH="$(CURDIR)/build/peers" $(PYTEST) $(PYTEST_ARGS) -k "torchvision or timm or peers" $(PEER_TESTS)
 
 test-settings: $(STAMPS)/wheel ## run the Python tests under the settings of other processors and under load: half an hour; see CONTRIBUTING.md
 	$(BIN)/python tools/test_settings.py --jobs $(JOBS) $(PYTEST_ARGS)

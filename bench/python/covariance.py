@@ -1,6 +1,6 @@
 """Write the tables and pictures of docs/measurements/covariance.md.
 
-    python bench/python/covariance.py [--quick] [--only order fashion patches retina]
+    python bench/python/covariance.py [--quick] [--only order fashion patches]
 
 The script compares covariance models of real images. Fashion-MNIST comes from Debian's package
 dataset-fashion-mnist, and the photographs come from scikit-image. It takes about twenty minutes on
@@ -13,7 +13,6 @@ import argparse
 import copy
 import math
 import re
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -404,74 +403,7 @@ def patches(quick: bool, folder: Path) -> list[str]:
     return lines
 
 
-def retina(quick: bool, folder: Path) -> list[str]:
-    """Crops of the retina, 1024 x 1024 x 3: 3,145,728 dimensions in one model."""
-    side = 256 if quick else 1024
-    picture = torch.tensor(skimage.data.retina())
-    generator = np.random.default_rng(0)
-
-    def crops(count: int) -> Tensor:
-        corners = generator.integers(len(picture) - side, size=(count, 2))
-        return torch.stack([picture[r : r + side, c : c + side].reshape(-1) for r, c in corners])
-
-    train, test = crops(16), crops(8)
-    torch.manual_seed(0)
-    model = LaplaceCovariance(train.shape[1], heads=1)
-    deviation, mean = torch.std_mean(train.float(), dim=0, correction=0)
-    model.set_pixels(mean, deviation)
-    before = [model.relative_error(part) for part in (train, test)]
-    steps = 10 if quick else 45
-    start = time.perf_counter()
-    history = model.fit(train, steps=steps, learning_rate=0.3)  # a short run, at a higher rate
-    seconds = (time.perf_counter() - start) / steps
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    after = [model.relative_error(part) for part in (train, test)]
-    start = time.perf_counter()
-    drawn = model.sample(1)
-    sampling = time.perf_counter() - start
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for ax, name, image in zip(axes, ("a crop", "a sample"), (train[0], drawn[0]), strict=False):
-        ax.imshow(image.reshape(side, side, 3).clamp(0, 255).to(torch.uint8).numpy())
-        ax.set(title=name, xticks=[], yticks=[])
-    axes[2].plot(history.losses)
-    axes[2].set(title="loss", xlabel="step")
-    figure.savefig(folder / "covariance_retina.png", dpi=110)
-
-    numbers = sum(p.numel() for p in model.parameters())
-    rank = numbers // model.dim - 1
-    rows, held_out = model.standardise(train), model.standardise(test)
-    vectors = torch.linalg.eigh(rows @ rows.T / len(rows)).eigenvectors
-    factors = vectors[:, -rank:].T @ rows / len(rows) ** 0.5  # factors^T factors: PCA of rank r
-    rival = [low_rank_error(part, factors) for part in (rows, held_out)]
-    return [
-        "| model | dimensions | parameters | error², train | held out |",
-        "|---|---|---|---|---|",
-        f"| 1 phased head, random anchors | {model.dim:,} | {numbers:,} | {before[0]:.3f} "
-        f"| {before[1]:.3f} |",
-        f"| the same after {steps} steps | {model.dim:,} | {numbers:,} | {after[0]:.3f} "
-        f"| {after[1]:.3f} |",
-        f"| PCA, rank {rank}, + diagonal | {model.dim:,} | {(rank + 1) * model.dim:,} "
-        f"| {rival[0]:.3f} | {rival[1]:.3f} |",
-        "",
-        f"A step took {seconds:.1f} s and a sample {sampling:.1f} s. "
-        f"The peak memory of the process was {peak:.1f} GiB.",
-    ]
-
-
-def low_rank_error(rows: Tensor, factors: Tensor) -> float:
-    """Off-diagonal relative squared error of factors^T factors, without a matrix of pixels."""
-
-    def off_diagonal(left: Tensor, right: Tensor) -> float:
-        diagonals = left.square().sum(0).double() @ right.square().sum(0).double()
-        return float((left @ right.T).double().square().sum() - diagonals)
-
-    rows = rows / len(rows) ** 0.5
-    own = off_diagonal(rows, rows)
-    return (own - 2 * off_diagonal(rows, factors) + off_diagonal(factors, factors)) / own
-
-
-PARTS = {"order": order, "fashion": fashion, "patches": patches, "retina": retina}
+PARTS = {"order": order, "fashion": fashion, "patches": patches}
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ HEADER = """\
 
 Small networks of each kind with random weights, {versions}. Each has two exits and the backbone's
 own output. `python bench/python/exit_architectures.py` wrote this page; the tests repeat all
-columns but the last two (`make test-python`, and `make test-peers` for timm, torchvision and peft).
+columns but the last two (`make test-python`, and `make test-peers` for timm and torchvision).
 
 * **attach**: `MultiExitModel.attach` finds the batch, the channels and the mask of each activation,
   and makes a head with as many features as the activation has channels.

@@ -13,6 +13,16 @@ import laplex
 
 BENCH = Path(__file__).parents[2] / "bench/python"
 PACKAGE = Path(laplex.__file__).parents[1]
+PROGRAMS = [
+    "adapters",
+    "covariance_large",
+    "large_heads",
+    "order",
+    "projections",
+    "sliced",
+    "structured",
+    "training",
+]
 
 
 def run(name: str, *arguments: object) -> str:
@@ -35,7 +45,7 @@ def needs():
     pytest.importorskip("threadpoolctl")
 
 
-@pytest.mark.parametrize("name", ["large_heads", "order", "sliced"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_every_section_is_measured_and_written(name, tmp_path):
     run(name, "--quick", "--to", tmp_path)
     page = (tmp_path / f"{name}.md").read_text()
@@ -47,7 +57,7 @@ def test_every_section_is_measured_and_written(name, tmp_path):
     assert (tmp_path / f"{name}.md").read_text() == page
 
 
-@pytest.mark.parametrize("name", ["large_heads", "order", "sliced"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_help_names_the_options(name):
     told = run(name, "--help")
     for option in ("--quick", "--only", "--page", "--to"):

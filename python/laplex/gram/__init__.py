@@ -3,8 +3,8 @@
 `LaplaceGram` is a covariance matrix of points on a line, with the operations of a Gaussian in
 linear time. It is a sum of terms: `Term`, `SHO`, `Matern32`, `Matern52`, `Celerite` and `Rotation`.
 `LaplaceGPRegressor` is a Gaussian process regressor with scikit-learn's interface.
-`LaplaceCovariance` is a covariance model of flattened images with learnable anchors, and `History`
-is the record of its fit.
+`LaplaceCovariance` is a covariance model of flattened images with learnable anchors, `History` is
+the record of its fit, and `fit_coarse_to_fine` fits one to large images by way of small ones.
 `MaternKernel`, `SHOKernel`, `LaplaceKernel`, `LaplaceSumKernel` and `LaplaceGramLinearOperator` are
 for GPyTorch, and `ApproximationWarning` tells where GPyTorch approximates. Each name is imported at
 its first use.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .conditional import Conditional as Conditional
     from .covariance import History as History
     from .covariance import LaplaceCovariance as LaplaceCovariance
+    from .covariance import fit_coarse_to_fine as fit_coarse_to_fine
     from .gpytorch import LaplaceKernel as LaplaceKernel
     from .gpytorch import LaplaceSumKernel as LaplaceSumKernel
     from .gpytorch import MaternKernel as MaternKernel
@@ -62,6 +63,7 @@ __all__ = [
     "TermProduct",
     "TermSum",
     "constant",
+    "fit_coarse_to_fine",
     "harmonics",
     "polynomial",
 ]
@@ -86,6 +88,7 @@ _HOME: dict[str, tuple[str, tuple[str, str] | None]] = {
     "SHOKernel": (".gpytorch", ("gpytorch", "gp")),
     "Term": (".terms", None),
     "constant": (".basis", None),
+    "fit_coarse_to_fine": (".covariance", None),
     "harmonics": (".basis", None),
     "polynomial": (".basis", None),
     "TermProduct": (".terms", None),

@@ -2,9 +2,10 @@
 
 `LaplexLinear` is a drop-in replacement for ``torch.nn.Linear`` with O(heads * (in + out))
 parameters. `LaplexHead` is a classification head that can be read as a soft routing of features to
-classes. `sampled_cross_entropy`, `blockwise_cross_entropy` and `blockwise_topk` are for heads with
-so many classes that not all logits fit into memory. `param_groups` keeps an optimiser's weight
-decay off the anchors.
+classes. `initialize_from_data` puts correlated inputs next to each other on the line, and
+`param_groups` keeps an optimiser's weight decay off the anchors. `sampled_cross_entropy`,
+`blockwise_cross_entropy` and `blockwise_topk` are for so many classes that not all logits fit into
+memory.
 
 `shard_placement` and `mp_policy` are for FSDP; `HeadParallel` and `LineParallel` for tensor
 parallelism.
@@ -18,7 +19,8 @@ from laplex._support.optional import require
 
 require("torch", extra="torch", feature="laplex.nn")
 
-from laplex.nn.head import LaplexHead  # noqa: E402  (after the check for torch)
+from laplex.nn.data_initialization import initialize_from_data  # noqa: E402  (after the check)
+from laplex.nn.head import LaplexHead  # noqa: E402
 from laplex.nn.linear import LaplexLinear  # noqa: E402
 from laplex.nn.many_classes import (  # noqa: E402
     blockwise_cross_entropy,
@@ -45,6 +47,7 @@ __all__ = [
     "LineParallel",
     "blockwise_cross_entropy",
     "blockwise_topk",
+    "initialize_from_data",
     "mp_policy",
     "param_groups",
     "sampled_cross_entropy",

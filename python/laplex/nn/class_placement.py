@@ -25,12 +25,26 @@ BLOCK = 4096
 def place_classes(head: LaplexHead, class_means: Tensor) -> float:
     """Place the classes and set the gains; see `laplex.nn.LaplexHead.place_classes`."""
     means = _checked(head, class_means)
-    centre = means.mean(dim=0)
-    centred = means - centre
+    unit = means.abs().max()  # no square of a smaller number over- or underflows
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    missed = _fit(head, (means / unit).to(head.targets))
+    head.source_gain.div_(unit)
+    if not head.source_gain.isfinite().all():
+        head.load_state_dict(before)
+        raise ValueError(
+            f"the gains overflow {head.source_gain.dtype} at class means of at most "
+            f"{float(unit):.2g}: scale the features, or use head.float()"
+        )
+    return missed
+
+
+def _fit(head: LaplexHead, means: Tensor) -> float:
+    """Place the classes for means of at most 1, and return the part of them that is missed."""
+    centre = means.double().mean(dim=0)
+    centred = (means - centre).to(means)
+    centre = centre.to(means)
     residual = centred.clone()
     energy = float(residual.square().sum())
-    if not energy > 0:
-        raise ValueError("class_means must differ from each other, but all rows are equal")
     lengthscale = head.lengthscale
     gains = torch.empty_like(head.sources)
     own = torch.zeros_like(means[:, 0])  # of each class, its weight times its centred mean
@@ -62,7 +76,8 @@ def _place(
     low, high = float(sources.min()), float(sources.max())
     places = torch.linspace(low, high, PLACES * len(sources)).to(sources)
     kernel = torch.exp(-(places[:, None] - sources).abs() / lengthscale)
-    norms = kernel.square().sum(dim=1).sqrt()
+    # With a short lengthscale there may be places that no source reaches.
+    norms = kernel.square().sum(dim=1).sqrt().clamp(min=torch.finfo(kernel.dtype).tiny ** 0.5)
     theta, phi = head.target_phase, head.source_phase
     sign = head.source_gain[number].sign().to(sources) if phi is None else torch.ones_like(sources)
     blocks = [slice(first, first + BLOCK) for first in range(0, len(residual), BLOCK)]
@@ -117,6 +132,10 @@ def _checked(head: LaplexHead, class_means: Tensor) -> Tensor:
             f"class_means must have the shape {list(shape)}, one row for each class, "
             f"got {list(class_means.shape)}"
         )
-    if not class_means.isfinite().all():
+    means = class_means.detach()
+    means = (means if means.layout is torch.strided else means.to_dense()).to(head.targets).double()
+    if not means.isfinite().all():
         raise ValueError("class_means must be finite, but has NaN or infinite entries")
-    return class_means.detach().to(head.targets)
+    if bool((means == means[0]).all()):
+        raise ValueError("class_means must differ from each other, but all rows are equal")
+    return means

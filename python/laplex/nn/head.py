@@ -13,6 +13,7 @@ from torch import Tensor
 from laplex._support.arguments import integer
 from laplex.nn.kernel_layer import KernelLayer, Kernels
 from laplex.nn.kernel_product import column_sums, kernel_product, shared_out
+from laplex.torch.call import check_tensor
 from laplex.torch.sharded import whole
 
 if TYPE_CHECKING:
@@ -180,8 +181,6 @@ class LaplexHead(KernelLayer):
         self,
         input: Tensor,  # noqa: A002  (the name in `forward`)
         classes: Tensor,
-        *,
-        through_normalizers: bool = True,
     ) -> Tensor:
         """Compute the logits of some of the classes, as ``forward(input)[..., classes]``.
 
@@ -194,30 +193,43 @@ class LaplexHead(KernelLayer):
             The features.
         classes : Tensor ``[k]``
             The numbers of the classes, in int64, on the layer's device.
-        through_normalizers : bool
-            Backpropagate through the normalisers, which reaches the anchors of all classes. Their
-            part of the gradient is made of the gains' gradients, so leaving it out does not change
-            where the gradient is zero.
 
         Returns
         -------
         Tensor ``[..., k]``
+            In float32 if the layer is of half precision.
 
         Raises
         ------
         TypeError, ValueError
-            As in `forward`.
+            As in `forward`, or if ``classes`` are not int64, not one-dimensional or out of range.
         """
+        self._check_classes(classes)
         kernels, bias = self._whole(), self._whole_bias()
         phase = kernels.target_phase
         return self._part(
             input,
             kernels,
-            self._factor(kernels, through_normalizers),
+            self._factor(kernels),
             kernels.targets[:, classes],
             None if phase is None else phase[:, classes],
             None if bias is None else bias[classes],
         )
+
+    def _check_classes(self, classes: Tensor) -> None:
+        check_tensor("classes", classes)
+        if classes.dtype is not torch.int64:
+            raise TypeError(f"classes must be int64, got {classes.dtype}: use classes.long()")
+        if classes.dim() != 1:
+            raise ValueError(
+                f"classes must have one dimension, got shape {list(classes.shape)}: use "
+                "classes.flatten()"
+            )
+        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < self.num_classes:
+            raise ValueError(
+                f"classes must be between 0 and {self.num_classes - 1}, got "
+                f"{int(classes.min())} to {int(classes.max())}"
+            )
 
     def blocks(self, size: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """Yield a function from features to logits for every ``size`` consecutive classes.
@@ -227,7 +239,7 @@ class LaplexHead(KernelLayer):
         :meta private:
         """
         kernels = self._whole()
-        factor = self._factor(kernels, True)
+        factor = self._factor(kernels)
         # Split once: the gradient of every single slice would have the size of all classes.
         parts = [
             itertools.repeat(None) if each is None else torch.split(each, size, dim=-1)
@@ -243,10 +255,9 @@ class LaplexHead(KernelLayer):
                 bias=bias,
             )
 
-    def _factor(self, kernels: Kernels, through_normalizers: bool) -> Tensor:
-        with torch.set_grad_enabled(through_normalizers and torch.is_grad_enabled()):
-            lengthscale = kernels.log_lengthscale.exp()
-            sums = column_sums(kernels.targets, kernels.sources, lengthscale)
+    def _factor(self, kernels: Kernels) -> Tensor:
+        lengthscale = kernels.log_lengthscale.exp()
+        sums = column_sums(kernels.targets, kernels.sources, lengthscale)
         return shared_out(kernels.gain, sums)
 
     def _whole_bias(self) -> Tensor | None:

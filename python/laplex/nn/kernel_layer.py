@@ -184,6 +184,7 @@ class KernelLayer(nn.Module):
         norms = frobenius_norms(
             targets, sources, lengthscale, factor, target_phase, source_phase, self._shape
         )
+        norms = norms.where(norms > 0, 1.0)  # one-sided, with no source on that side of a target
         fill(self.source_gain, gain * (math.sqrt(num_targets / heads) / norms)[:, None])
         if self.bias is not None:
             self.bias.zero_()
@@ -213,12 +214,16 @@ class KernelLayer(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (nn.Linear's name for it)
         """Apply the layer, in one product with all heads.
 
-        It takes O(heads * (in_features + out_features)) time per row after one sort.
+        It takes O(heads * (in_features + out_features)) time per row after one sort. A sparse input
+        with e entries per row takes O(heads * (e log e + out_features)): a row is multiplied by the
+        sources that it names alone, which is exact, as all other inputs are zero.
 
         Parameters
         ----------
         input : Tensor ``[..., in_features]``
-            The features, in a floating-point or complex dtype.
+            The features, in a floating-point or complex dtype; or a sparse matrix
+            ``[rows, in_features]`` in COO or CSR layout, which is differentiable, too, at the
+            stored entries. Gradients by the parameters are dense.
 
         Returns
         -------
@@ -227,9 +232,12 @@ class KernelLayer(nn.Module):
         Raises
         ------
         TypeError
-            If ``input`` is not a tensor, holds integers, or is float64 in a float32 layer.
+            If ``input`` is not a tensor, holds integers, is float64 in a float32 layer, or has
+            another sparse layout.
         ValueError
-            If the last dimension of ``input`` has the wrong size.
+            If the last dimension of ``input`` has the wrong size, or a sparse input is no matrix.
+        NotImplementedError
+            If ``input`` is sparse and the layer's parameters are spread over processes.
         """
         if _on_the_way_to_onnx():  # which has matrices but no sorted products
             return nn.functional.linear(input, self.weight, self.bias)
@@ -531,11 +539,18 @@ class KernelLayer(nn.Module):
 
         :meta private:
         """
+        return self.made_of(*GEOMETRY)
+
+    def made_of(self, *names: str) -> Iterator[Tensor]:
+        """Yield these tensors, or those from which they are parametrized or pruned.
+
+        :meta private:
+        """
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         for path, tensor in tensors:
             name = path.removeprefix("parametrizations.").split(".")[0]
             # Pruned "targets" are computed from "targets_orig" and "targets_mask".
-            if any(name == each or name.startswith(f"{each}_") for each in GEOMETRY):
+            if any(name == each or name.startswith(f"{each}_") for each in names):
                 yield tensor
 
     def _save_to_state_dict(

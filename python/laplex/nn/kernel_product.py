@@ -9,6 +9,7 @@ from torch import Tensor
 
 from laplex.nn import recorded_product
 from laplex.nn.kernel_shape import KernelShape
+from laplex.nn.sparse_rows import check_sparse, sparse_rows
 from laplex.torch.call import check_tensor
 from laplex.torch.functional import matvec
 from laplex.torch.sharded import is_distributed
@@ -39,6 +40,8 @@ def _check(input: Tensor, targets: Tensor, sources: Tensor) -> None:  # noqa: A0
             f"input must have {sources.shape[-1]} features in its last dimension, "
             f"got shape {tuple(input.shape)}"
         )
+    if input.layout is not torch.strided:
+        check_sparse(input, targets)
 
 
 def kernel_product(
@@ -58,7 +61,7 @@ def kernel_product(
     Parameters
     ----------
     input : Tensor ``[..., m]``
-        The features.
+        The features, dense, or as rows ``[rows, m]`` in COO or CSR layout.
     targets, sources : Tensor ``[heads, n]``, Tensor ``[heads, m]``
         The anchors.
     lengthscale : Tensor ``[heads]``
@@ -85,7 +88,7 @@ def kernel_product(
         If ``input`` is not a tensor, holds integers, or is float64 while the anchors are float32,
         or if the anchors are of half precision.
     ValueError
-        If the last dimension of ``input`` has the wrong size.
+        If the last dimension of ``input`` has the wrong size, or a sparse input is no matrix.
     """
     if is_distributed(targets):
         # Imports torch.distributed.
@@ -110,13 +113,18 @@ def kernel_product(
                 shape.kernel,
             )
     _check(input, targets, sources)
+    rows = None if input.layout is torch.strided else sparse_rows(input)
+    if rows is not None:  # every piece of a row has sources of its own
+        input, sources, gain = rows.values, rows.of(sources), rows.of(gain)  # noqa: A001
+        source_phase = None if source_phase is None else rows.of(source_phase)
     factor = shared_out(gain, column_sums(targets, sources, lengthscale)) if share_out else gain
     tensors = (input, targets, sources, lengthscale, factor, target_phase, source_phase, bias)
     composed = partial(_composed, shape)
-    if recorded_product.applies(*tensors):
+    if rows is None and recorded_product.applies(*tensors):
         recorded: Tensor = recorded_product.record(composed, shape, *tensors)
         return recorded
     output = composed(*tensors[:-1])
+    output = output if rows is None else rows.sums(output)
     dtype = torch.promote_types(input.dtype, gain.dtype)
     if dtype in _HALF:  # distributed gains are float32, to avoid overflow, and promote this
         output = output.to(dtype)

@@ -95,6 +95,6 @@ class LaplexLinear(KernelLayer):
     """
 
     def _initial_lengthscale(self) -> float:
-        # Half the geometric mean of the line's length, 2, and the spacing of its in + out anchors:
-        # each output starts as a mean over about sqrt(in) / 2 inputs.
-        return 1 / math.sqrt(self.sources.shape[-1] + self.targets.shape[-1])
+        # The geometric mean of the line's length, 2, and the spacing of the fewer anchors. Shorter
+        # ones train to less (docs/measurements/training.md), and let many inputs reach no output.
+        return 2 / math.sqrt(min(self.sources.shape[-1], self.targets.shape[-1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 #: Logits of a block of classes, ``[batch, in_features]`` to ``[batch, block]``.
 Block: TypeAlias = Callable[[Tensor], Tensor]
+
+_HALF = (torch.float16, torch.bfloat16)
 
 #: Blocks of this many classes: for 256 samples and 8 heads, 64 MiB in float32.
 BLOCK_SIZE = 8192
@@ -81,21 +83,21 @@ def sampled_cross_entropy(
     Returns
     -------
     Tensor
-        The loss, a scalar, or ``[batch]`` with ``reduction="none"``.
+        The loss, a scalar, or ``[batch]`` with ``reduction="none"``; in float32 if the logits are
+        of half precision.
 
     Raises
     ------
     TypeError
-        If the head is of another kind, or ``labels`` are not int64.
+        If the head is of another kind, ``features`` are complex, or ``labels`` are not int64.
     ValueError
         If a shape is wrong, a label is not a class, ``num_sampled`` is below 1, or above the number
         of classes without ``weights``, or the weights are not positive and finite.
 
     Notes
     -----
-    The normalisers :math:`z_f` of a `LaplexHead` are constants in the backward pass: their part of
-    the gradient is made of the gains' gradients, so that it vanishes where those vanish. Without
-    it, only the anchors and phases of sampled classes get gradients.
+    The gradient goes through the normalisers :math:`z_f` of a `LaplexHead`, and so reaches the
+    anchors of all classes. Without that part, that of the lengthscales would point uphill.
 
     The estimate is that of Bengio and Senecal, "Quick training of probabilistic neural nets by
     importance sampling" (2003). The label is always there, so its own logit has no correction.
@@ -119,16 +121,16 @@ def sampled_cross_entropy(
                 f"got {num_sampled}"
             )
         drawn = _without_replacement(num_classes, num_sampled, generator).to(labels.device)
-        log_count = features.new_tensor(num_sampled / num_classes).log()
+        log_count = torch.tensor(num_sampled / num_classes, dtype=torch.float64).log()
     else:
         weights = _check_weights(weights, num_classes)
         drawn = _with_replacement(weights, num_sampled, generator)
-        log_count = (num_sampled * weights[drawn] / weights.sum()).log().to(features)
+        log_count = (num_sampled * weights[drawn] / weights.sum()).log()
         drawn = drawn.to(labels.device)
     classes, places = torch.unique(torch.cat([labels, drawn]), return_inverse=True)
-    logits = _logits(head, features, classes)
+    logits = _in_full_precision(_logits(head, features, classes))
     of_label = logits.gather(1, places[: len(labels), None])
-    of_drawn = logits[:, places[len(labels) :]] - log_count
+    of_drawn = logits[:, places[len(labels) :]] - log_count.to(logits)
     of_drawn = of_drawn.masked_fill(drawn == labels[:, None], -torch.inf)
     losses = torch.cat([of_label, of_drawn], dim=1).logsumexp(dim=1) - of_label.squeeze(1)
     return _reduced(losses, reduction)
@@ -165,14 +167,20 @@ def blockwise_cross_entropy(
     Returns
     -------
     Tensor
-        The loss, a scalar, or ``[batch]`` with ``reduction="none"``.
+        The loss, a scalar, or ``[batch]`` with ``reduction="none"``; in float32 if the logits are
+        of half precision.
 
     Raises
     ------
     TypeError
-        If the head is of another kind, or ``labels`` are not int64.
+        If the head is of another kind, ``features`` are complex, or ``labels`` are not int64.
     ValueError
         If a shape is wrong, a label is not a class, or ``block_size`` is below 1.
+
+    Notes
+    -----
+    The transforms of ``torch.func`` do not work, because the backward pass computes logits again
+    (``torch.utils.checkpoint``).
 
     Examples
     --------
@@ -185,14 +193,18 @@ def blockwise_cross_entropy(
     _check(head, features, labels)
     one_of("reduction", reduction, Reduction)
     block_size = integer("block_size", block_size)
+    labels = labels.clone()  # the backward pass reads them again
 
     def sums(first: int, block: Block, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithm of a block's sum, and the labels' logits where they are in it."""
-        logits = block(rows)
+        logits = _in_full_precision(block(rows))
         place = labels - first
         within = (place >= 0) & (place < logits.shape[1])
         own = logits.gather(1, place.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
-        return logits.logsumexp(dim=1), own.where(within, 0.0)
+        # The gradient of a logarithm of 0 is NaN.
+        empty = logits.isneginf().all(dim=1)
+        log_sum = logits.masked_fill(empty[:, None], 0.0).logsumexp(dim=1)
+        return log_sum.masked_fill(empty, -torch.inf), own.where(within, 0.0)
 
     found = [
         checkpoint(functools.partial(sums, first, block), features, use_reentrant=False)
@@ -228,7 +240,7 @@ def blockwise_topk(
     Raises
     ------
     TypeError
-        If the head is of another kind.
+        If the head is of another kind, or ``features`` are complex.
     ValueError
         If a shape is wrong, or ``k`` or ``block_size`` is out of range.
 
@@ -245,23 +257,25 @@ def blockwise_topk(
     k, block_size = integer("k", k), integer("block_size", block_size)
     if k > num_classes:
         raise ValueError(f"k must be at most {num_classes}, the number of classes, got {k}")
-    values = features.new_empty(len(features), 0)
-    classes = torch.empty(len(features), 0, dtype=torch.int64, device=features.device)
+    found: tuple[Tensor, Tensor] | None = None
     for first, block in _blocks(head, block_size):
         logits = block(features)
-        best, place = logits.topk(min(k, logits.shape[1]))
-        values = torch.cat([values.to(best.dtype), best], dim=1)
-        classes = torch.cat([classes, place + first], dim=1)
-        values, place = values.topk(min(k, values.shape[1]))
-        classes = classes.gather(1, place)
-    return values, classes
+        values, classes = logits.topk(min(k, logits.shape[1]))
+        classes = classes + first
+        if found is not None:
+            both = torch.cat([found[0], values], dim=1)
+            values, place = both.topk(min(k, both.shape[1]))
+            classes = torch.cat([found[1], classes], dim=1).gather(1, place)
+        found = values, classes
+    assert found is not None  # a head has a class
+    return found
 
 
 def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
     """Yield the first class of each block and the function of its logits."""
     if isinstance(head, LaplexHead):
         blocks = head.blocks(size)
-    elif isinstance(head, nn.Linear):
+    elif _is_linear(head):
         # Split once: the gradient of every single slice would be as large as the weight.
         biases = [None] if head.bias is None else torch.split(head.bias, size)
         blocks = (
@@ -271,8 +285,9 @@ def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
             )
         )
     else:
+        other = cast(SomeLogits, head)
         blocks = (
-            functools.partial(head.logits, classes=classes)
+            functools.partial(other.logits, classes=classes)
             for classes in torch.split(torch.arange(head.out_features), size)
         )
     return zip(itertools.count(0, size), blocks, strict=False)
@@ -280,11 +295,11 @@ def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
 
 def _logits(head: Head, features: Tensor, classes: Tensor) -> Tensor:
     if isinstance(head, LaplexHead):
-        return head.logits(features, classes, through_normalizers=False)
-    if isinstance(head, nn.Linear):
+        return head.logits(features, classes)
+    if _is_linear(head):
         bias = None if head.bias is None else head.bias[classes]
         return nn.functional.linear(features, head.weight[classes], bias)
-    return head.logits(features, classes)
+    return cast(SomeLogits, head).logits(features, classes)
 
 
 def _without_replacement(count: int, size: int, generator: torch.Generator | None) -> Tensor:
@@ -295,21 +310,32 @@ def _with_replacement(weights: Tensor, size: int, generator: torch.Generator | N
     return torch.multinomial(weights, size, replacement=True, generator=generator)
 
 
+def _in_full_precision(logits: Tensor) -> Tensor:
+    """Keep the digits of a loss that is a difference of logits, as torch's cross entropy does."""
+    return logits.float() if logits.dtype in _HALF else logits
+
+
 def _reduced(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
+def _is_linear(head: Head) -> TypeGuard[nn.Linear]:
+    return isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward
+
+
 def _check(head: Head, features: Tensor, labels: Tensor | None = None) -> int:
     """Check a head, its input and the labels, and return the number of classes."""
-    if not (isinstance(head, nn.Linear) or hasattr(head, "logits")):
+    if not (_is_linear(head) or hasattr(head, "logits")):
         raise TypeError(
             "head must be a LaplexHead or a torch.nn.Linear, or have a method "
             f"logits(input, classes), got {type(head).__name__}: pass the last layer of the model, "
             "and its input as features"
         )
     check_tensor("features", features)
+    if features.is_complex():
+        raise TypeError(f"features must be real, got {features.dtype}: use features.real")
     if features.dim() != 2 or features.shape[1] != head.in_features:
         raise ValueError(
             f"features must have the shape [batch, {head.in_features}], got {list(features.shape)}"

@@ -61,7 +61,8 @@ def draw_routing(
     require("matplotlib", extra="demo", feature="LaplexHead.plot_routing")
     from matplotlib import pyplot
 
-    if not 0 <= head < layer.heads:
+    head = integer("head", head, 0)
+    if head >= layer.heads:
         raise ValueError(f"head must be between 0 and {layer.heads - 1}, got {head}")
     names = _names("class_names", class_names, layer.num_classes)
     features = _names("feature_names", feature_names, layer.in_features)

@@ -1,6 +1,6 @@
 """Exits in the networks that people have: attached, real, trained, counted and timed.
 
-`make test-peers` runs the networks of torchvision, timm and peft as well.
+`make test-peers` runs the networks of torchvision and timm as well.
 """
 
 from __future__ import annotations

@@ -659,7 +659,7 @@ def test_names_of_distributed_networks(kind: str) -> None:
 
 
 def test_names_of_networks_of_peft() -> None:
-    peft = pytest.importorskip("peft", reason="run `make test-peers`")
+    peft = pytest.importorskip("peft")
     network = nn.Sequential()
     for name, layer in zip(("one", "two", "three"), linear(4, 8, 8, 3)[::2], strict=True):
         network.add_module(name, layer)

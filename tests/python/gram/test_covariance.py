@@ -403,7 +403,7 @@ def test_example_of_photographs(run_example: Callable[..., str], tmp_path: Path)
     pytest.importorskip("rich")
     pytest.importorskip("skimage")
     arguments = ("--whole", "--side", "40", "--steps", "2", "--out", str(tmp_path))
-    assert "s per step" in run_example("covariance_photographs.py", *arguments)
+    assert "at full size" in run_example("covariance_photographs.py", *arguments)
     assert (tmp_path / "whole.png").exists()
 
 

@@ -148,3 +148,9 @@ def test_refuses_other_names():
         LaplexLinear(3, 3, kernel="nonsense")
     with pytest.raises(ValueError, match="side must be 'both', 'left' or 'right'"):
         LaplexLinear(3, 3, side="up")
+
+
+def test_a_head_whose_sources_reach_no_target_starts_with_finite_gains():
+    layer = LaplexLinear(1, 1, side="right")  # its target is above its source
+    assert not layer.weight.any()
+    assert layer.source_gain.isfinite().all()

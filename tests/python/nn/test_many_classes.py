@@ -1,5 +1,6 @@
 """Heads with many classes: some of the logits, the losses by parts, and places from data."""
 
+import copy
 import itertools
 import math
 
@@ -61,6 +62,10 @@ def tasks(draw):
     return head, features, torch.randint(n, (batch,)), draw(st.integers(1, n + 3))
 
 
+def all_sampled(head, features, labels, **arguments):
+    return sampled_cross_entropy(head, features, labels, num_sampled=head.out_features, **arguments)
+
+
 def gradients(loss, head, features):
     return torch.autograd.grad(loss, [features, *head.parameters()])
 
@@ -90,21 +95,6 @@ def test_some_logits_are_those_of_the_whole_head(task, data):
     scale = max(float(each.abs().max()) for each in pairs[1])
     for a, b in zip(*pairs, strict=True):
         close(a, b, scale)
-
-
-def test_without_the_normalizers_only_the_given_classes_move():
-    torch.manual_seed(0)
-    head = LaplexHead(6, 40, heads=2, dtype=DOUBLE)
-    features, classes = torch.randn(3, 6, dtype=DOUBLE), torch.tensor([3, 17, 17])
-    exact = head.logits(features, classes)
-    given = head.logits(features, classes, through_normalizers=False)
-    torch.testing.assert_close(given, exact, rtol=0, atol=0)
-    found = torch.autograd.grad(given.square().sum(), [head.targets, head.source_gain])
-    others = torch.ones(40, dtype=torch.bool).index_fill_(0, classes, False)
-    assert (found[0][:, others] == 0).all()
-    assert (found[0][:, ~others] != 0).all()
-    (gain,) = torch.autograd.grad(exact.square().sum(), [head.source_gain])
-    torch.testing.assert_close(found[1], gain)
 
 
 # --- losses ---------------------------------------------------------------------------------------
@@ -152,8 +142,51 @@ def test_no_more_than_a_block_exists_at_a_time():
 @given(tasks())
 def test_a_sample_of_all_classes_gives_the_cross_entropy(task):
     head, features, labels, _ = task
-    loss = sampled_cross_entropy(head, features, labels, num_sampled=head.out_features)
-    close(loss, nn.functional.cross_entropy(head(features), labels))
+    sampled = sampled_cross_entropy(head, features, labels, num_sampled=head.out_features)
+    exact = nn.functional.cross_entropy(head(features), labels)
+    close(sampled, exact)
+    pairs = [gradients(each, head, features) for each in (sampled, exact)]
+    scale = max(float(each.abs().max()) for each in pairs[1])
+    for a, b in zip(*pairs, strict=True):
+        close(a, b, scale)
+
+
+@pytest.mark.parametrize("loss", [blockwise_cross_entropy, all_sampled])
+def test_losses_of_half_precision_logits_have_the_digits_of_float32(loss):
+    torch.manual_seed(0)
+    head, features = nn.Linear(16, 300), torch.randn(20, 16)
+    with torch.no_grad():
+        head.weight.normal_()
+        labels = head(features).argmax(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = loss(head, features, labels, reduction="none")
+            exact = nn.functional.cross_entropy(head(features), labels, reduction="none")
+    assert found.dtype is torch.float32
+    # Differences of logits of some tens, and logarithms of at most 301 terms.
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
+
+
+def test_labels_may_change_before_the_backward_pass():
+    torch.manual_seed(0)
+    head, features, labels = LaplexHead(7, 23), torch.randn(5, 7), torch.arange(5)
+    found = []
+    for again in (labels, labels.clone()):
+        loss = blockwise_cross_entropy(head, features, again, block_size=4)
+        again.fill_(0) if again is not labels else None
+        found.append(torch.autograd.grad(loss, head.source_gain)[0])
+    assert torch.equal(*found)
+
+
+def test_a_block_without_possible_classes_has_no_gradient():
+    torch.manual_seed(0)
+    head, features, labels = nn.Linear(7, 23), torch.randn(5, 7), torch.tensor([0, 1, 2, 3, 22])
+    with torch.no_grad():
+        head.bias[4:12] = -torch.inf
+    losses = [
+        blockwise_cross_entropy(head, features, labels, block_size=4),
+        nn.functional.cross_entropy(head(features), labels),
+    ]
+    torch.testing.assert_close(*[torch.autograd.grad(each, head.weight)[0] for each in losses])
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -255,6 +288,32 @@ def test_placed_classes_have_the_promised_logits(seed, heads, classes, features,
     weight, centred = head.weight.flatten(), (means - centre).flatten()
     best = centred - weight * (weight @ centred) / weight.square().sum().clamp(min=1e-30)
     assert float(best.norm() / centred.norm()) <= error + 1e-9
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-20, 1e20])
+def test_the_unit_of_the_means_does_not_matter(unit):
+    torch.manual_seed(0)
+    head, means = LaplexHead(9, 30, heads=2), torch.randn(30, 9)
+    other = copy.deepcopy(head)
+    assert other.place_classes(unit * means) == pytest.approx(head.place_classes(means), abs=1e-4)
+    # The best of places that are nearly as good may be another one for means that are rounded.
+    same = (other(unit * means) - head(means)).abs() < 1e-2 * head(means).abs().max()
+    assert same.float().mean() > 0.9
+
+
+def test_a_short_reach_and_gains_that_overflow():
+    torch.manual_seed(0)
+    head = LaplexHead(9, 30)
+    with torch.no_grad():
+        head.log_lengthscale.fill_(-10)
+    head.place_classes(torch.randn(30, 9))
+    assert head(torch.randn(4, 9)).isfinite().all()
+    half = LaplexHead(9, 30, dtype=torch.float16)
+    before = copy.deepcopy(half.state_dict())
+    with pytest.raises(ValueError, match=r"the gains overflow torch\.float16"):
+        half.place_classes(1e-4 * torch.randn(30, 9))
+    for name, value in half.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 @pytest.mark.parametrize("phased", [True, False])

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from laplex.nn import LaplexHead, LaplexLinear, param_groups
+from strategies import quick
 
 
 def names(model, groups):
@@ -72,6 +75,36 @@ def test_an_optimiser_takes_them():
     torch.optim.AdamW(param_groups(nn.ReLU(), 0.5))  # two empty groups
 
 
+@quick
+@given(st.integers(1, 9), st.integers(1, 9), st.booleans(), st.floats(1e-6, 10), st.integers(0, 99))
+def test_rates_in_the_units_of_each_layer(inputs, outputs, phased, lr, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        LaplexLinear(inputs, outputs, heads=2, phased=phased), LaplexHead(outputs, 3), nn.ReLU(),
+        nn.Linear(3, 2),
+    )  # fmt: skip
+    with torch.no_grad():
+        model[1].source_gain.zero_()
+    groups = param_groups(model, 0.1, lr=lr)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    plain = param_groups(model, 0.1)
+    assert decays == {id(p): group["weight_decay"] for group in plain for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(rates)
+    for layer, size in (
+        (model[0], model[0].source_gain.detach().square().mean().sqrt()),
+        (model[1], 1),
+    ):
+        length = lr * float(layer.lengthscale.detach().mean())
+        # A few roundings of float32, in which these are computed here.
+        close = {"rel": 1e-6, "abs": 0}
+        assert rates.pop(id(layer.targets)) == pytest.approx(length, **close)
+        assert rates.pop(id(layer.sources)) == pytest.approx(length, **close)
+        assert rates.pop(id(layer.source_gain)) == pytest.approx(lr * float(size), **close)
+    assert set(rates.values()) == {lr}
+    torch.optim.AdamW(groups)
+
+
 @pytest.mark.parametrize(
     ("model", "decay", "error", "message"),
     [
@@ -85,3 +118,9 @@ def test_an_optimiser_takes_them():
 def test_bad_arguments(model, decay, error, message):
     with pytest.raises(error, match=message):
         param_groups(model, decay)
+
+
+@pytest.mark.parametrize(("lr", "error"), [(-1, ValueError), ("1", TypeError)])
+def test_bad_rates(lr, error):
+    with pytest.raises(error, match="lr must be"):
+        param_groups(nn.ReLU(), 0.1, lr=lr)

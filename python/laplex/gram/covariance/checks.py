@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +45,30 @@ def finite(name: str, rows: Tensor) -> None:
             f"{name} must be finite, but has NaN or infinity: replace these values, or mark them "
             "as missing in the mask of inpaint"
         )
+
+
+def sample(name: str, images: Tensor, dim: int) -> Tensor:
+    """Return images from which a covariance can be learned, as rows [count, dim]."""
+    rows = flat_images(name, images, dim)
+    if len(rows) < 2:
+        raise ValueError(f"{name} must contain at least 2 images for a covariance, got {len(rows)}")
+    finite(name, rows)
+    return rows
+
+
+def image_shape(name: str, shape: Sequence[int], dim: int | None = None) -> torch.Size:
+    """Return (height, width) or (height, width, channels), of `dim` numbers if that is given."""
+    if not isinstance(shape, Sequence) or any(count(name, size) < 1 for size in shape):
+        raise TypeError(
+            f"{name} must be (height, width) or (height, width, channels), got {shape!r}"
+        )
+    if len(shape) not in (2, 3) or (dim is not None and math.prod(shape) != dim):
+        numbers = "" if dim is None else f" of {dim} numbers"
+        raise ValueError(
+            f"{name} must be (height, width) or (height, width, channels){numbers}, "
+            f"got {tuple(shape)}"
+        )
+    return torch.Size(shape)
 
 
 def missing_pixels(mask: Tensor, images: Tensor, dim: int) -> Tensor:

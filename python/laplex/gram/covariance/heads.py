@@ -42,6 +42,12 @@ class Heads(NamedTuple):
             real_part=self.phases is not None,
         )
 
+    def amplitudes(self) -> Tensor:
+        r"""Return :math:`s_h (\cos\theta_h, \sin\theta_h)`, Tensor [heads, 2 or 1, n]."""
+        if self.phases is None:
+            return self.scales[:, None]
+        return torch.stack([self.scales * self.phases.cos(), self.scales * self.phases.sin()], 1)
+
     def diagonal(self) -> Tensor:
         """Return the diagonal of C, Tensor [n]: the sum of squared scales."""
         return self.scales.square().sum(0)

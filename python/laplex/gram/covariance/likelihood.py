@@ -14,6 +14,7 @@ from laplex._support.optional import require
 
 from ..laplace_gram import LaplaceGram
 from .heads import Heads
+from .matching import NOISE_FLOOR
 
 if TYPE_CHECKING:
     from .model import LaplaceCovariance
@@ -23,6 +24,8 @@ _RESIDUAL, _MOST_ITERATIONS = 1e-4, 2000
 #: Rank of the pivoted Cholesky factor that preconditions them: few eigenvalues are large.
 _PRECONDITIONER = 100
 _QUADRATURE_ITERATIONS = 100
+#: The least noise variances of standardised pixels among which likelihood steps start.
+_LEAST_NOISE = (0.3, 0.1, 0.03, 0.01, NOISE_FLOOR)
 
 
 def double(heads: Heads) -> Heads:
@@ -84,6 +87,22 @@ def log_prob(model: LaplaceCovariance, rows: Tensor) -> Tensor:
         squares, logdet = matrix.inv_quad_logdet(values.mT, logdet=True, reduce_inv_quad=False)
     density: Tensor = -0.5 * (squares + logdet + model.dim * math.log(2 * math.pi))
     return density - jacobian
+
+
+@torch.no_grad()
+def raise_noise(model: LaplaceCovariance, rows: Tensor) -> None:
+    """Raise small noise variances to the one of a few values that makes images [n, dim] likeliest.
+
+    Matching leaves pixels whose variance the heads explain with hardly any noise of their own. The
+    images are then so unlikely that the first steps would only undo that.
+    """
+    matched = model.log_noise.clone()
+    densities = {}
+    for least in _LEAST_NOISE:
+        model.log_noise.copy_(matched.clamp_min(math.log(least)))
+        densities[least] = float(log_prob(model, rows).mean())
+    best = max(densities, key=lambda least: densities[least])
+    model.log_noise.copy_(matched.clamp_min(math.log(best)))
 
 
 def sample(model: LaplaceCovariance, count: int, generator: torch.Generator | None) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from laplex.torch.functional import matvec
+
 from .heads import Heads
 
 #: The smallest variance of a pixel's own noise, for standardised pixels.
@@ -15,6 +17,10 @@ NOISE_FLOOR = 1e-3
 EXACT_UP_TO = 2048
 #: The most rows, and the most entries of all heads, in one product.
 _BLOCK, _ENTRIES = 512, 2**24
+#: Variances below this part of the largest are not exact enough for exact cross terms.
+_LEAST_SQUARE = 1e-4
+#: Ridge of a pixel's normal equations, relative to their trace.
+_RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,12 @@ def probe_vectors(dim: int, count: int | None, generator: torch.Generator | None
 
 
 def squared_distance(
-    heads: Heads, moments: Moments, rows: Tensor, weight: float, probes: Tensor
+    heads: Heads,
+    moments: Moments,
+    rows: Tensor,
+    weight: float,
+    probes: Tensor,
+    orthogonal: bool = False,
 ) -> Tensor:
     r"""Squared Frobenius distance of S and :math:`C + \mathrm{diag}(\nu)` for the best noise.
 
@@ -76,6 +87,10 @@ def squared_distance(
     probes : Tensor [k, n]
         Vectors from `probe_vectors`. The result is exact with unit vectors and unbiased with random
         signs.
+    orthogonal : bool
+        The rows are orthogonal to each other and the weight is 1, as `square_root` makes them. The
+        cross terms are then exact in the span of the rows, and the probes estimate the rest. With
+        few images a fitted C is nearly zero outside that span, and the estimate nearly exact.
 
     Returns
     -------
@@ -84,29 +99,52 @@ def squared_distance(
     Notes
     -----
     The identities follow by expanding |S - C|^2; the random signs are those of Hutchinson (1990).
+    Exact sums in a subspace, which costs nothing here because the products with the rows are needed
+    anyway, are the idea of Hutch++ (arXiv 2010.09649).
     """
     excess = (heads.diagonal() + NOISE_FLOOR - moments.variance).clamp_min(0)
-    off_diagonal = off_diagonal_distance(heads, moments, rows, weight, probes)
+    off_diagonal = off_diagonal_distance(heads, moments, rows, weight, probes, orthogonal)
     return off_diagonal + excess.square().sum()
 
 
 def off_diagonal_distance(
-    heads: Heads, moments: Moments, rows: Tensor, weight: float, probes: Tensor
+    heads: Heads,
+    moments: Moments,
+    rows: Tensor,
+    weight: float,
+    probes: Tensor,
+    orthogonal: bool = False,
 ) -> Tensor:
     """Return the first sum of `squared_distance`, over pairs of different pixels."""
-    inner, cross = _sums(heads, rows, weight, probes)
+    inner, cross = _sums(heads, rows, weight, probes, orthogonal)
     diagonal = heads.diagonal()
     own = (weight * rows.square().sum(0) * diagonal).sum()
     model = heads.squared_norm() + cross - diagonal.square().sum()
     return moments.off_diagonal - 2 * (inner - own) + model
 
 
-def _sums(heads: Heads, rows: Tensor, weight: float, probes: Tensor) -> tuple[Tensor, Tensor]:
+def _sums(
+    heads: Heads, rows: Tensor, weight: float, probes: Tensor, orthogonal: bool
+) -> tuple[Tensor, Tensor]:
     """Return sum_n w z_n^T C z_n and the cross terms of different heads."""
     inner = cross = rows.new_zeros(())
     at_once = min(_BLOCK, max(1, _ENTRIES // heads.anchors.numel()))
-    for block in torch.split(rows, at_once):
-        inner = inner + weight * (heads.products(block).sum(-2) * block).sum()
+    squares = rows.square().sum(1)
+    # In smaller directions, rounding has made the rows less than orthogonal.
+    exact = squares > _LEAST_SQUARE * squares.max() if orthogonal else torch.zeros_like(squares) > 0
+    if orthogonal and len(probes):
+        directions = rows[exact] / squares[exact].sqrt()[:, None]
+        probes = probes - (probes @ directions.T) @ directions
+    per_square = torch.where(exact, 1 / squares, 0.0)
+    for block, share in zip(
+        torch.split(rows, at_once), torch.split(per_square, at_once), strict=True
+    ):
+        parts = heads.products(block)
+        whole = parts.sum(-2)
+        inner = inner + weight * (whole * block).sum()
+        if orthogonal:
+            crossing = whole.square().sum(-1) - parts.square().sum((-2, -1))
+            cross = cross + (share * crossing).sum()
     for block in torch.split(probes, at_once):
         parts = heads.products(block)
         cross = cross + parts.sum(-2).square().sum() - parts.square().sum()
@@ -129,8 +167,56 @@ def gram_squared_norm(rows: Tensor) -> float:
     return total
 
 
+@torch.no_grad()
 def square_root(rows: Tensor, weight: float) -> Tensor:
-    """Return R [n, n] with R^T R = w Z^T Z, which replaces Z if it has more rows than columns."""
-    values, vectors = torch.linalg.eigh(weight * (rows.T @ rows).double())
-    root: Tensor = values.clamp_min(0).sqrt()[:, None] * vectors.T
-    return root.to(rows.dtype)
+    """Return orthogonal rows R [k, n] with R^T R = w Z^T Z and k = min(N, n), the longest first.
+
+    These are the principal components of Z [N, n], each times the square root of its variance.
+    """
+    root: Tensor
+    if len(rows) > rows.shape[1]:
+        values, vectors = torch.linalg.eigh(weight * (rows.T @ rows).double())
+        root = values.clamp_min(0).sqrt()[:, None] * vectors.T
+        return root.to(rows.dtype).flip(0)
+    vectors = torch.linalg.eigh((rows @ rows.T).double()).eigenvectors.flip(1)
+    root = weight**0.5 * vectors.T.to(rows) @ rows
+    return root
+
+
+@torch.no_grad()
+def best_amplitudes(heads: Heads, head: int, rows: Tensor, weight: float) -> Tensor:
+    r"""Return the amplitudes [2 or 1, n] of a head that are best for each pixel by itself.
+
+    With the amplitudes :math:`a_i = s_i (\cos\theta_i, \sin\theta_i)`, an entry of the head is
+    :math:`k_{ij}\, a_i \cdot a_j`. Given those of all other pixels, that of a pixel solves the
+    normal equations
+
+    .. math::
+        \sum_{j \ne i} k_{ij}^2\, a_j a_j^T\, a_i = \sum_{j \ne i} R_{ij} k_{ij}\, a_j,
+
+    whose sums are products with kernels. R is what the other heads leave of S = w Z^T Z. With
+    several heads, the rows must be orthogonal and w = 1, as `square_root` makes them, and the other
+    heads are taken in the span of the rows only.
+    """
+    anchors, old = heads.anchors[head], heads.amplitudes()[head]
+    right = torch.zeros_like(old)
+    at_once = max(1, _ENTRIES // (old.numel() * len(heads.anchors)))
+    squares = rows.square().sum(1)
+    exact = squares > _LEAST_SQUARE * squares.max()
+    columns = (torch.split(part, at_once) for part in (rows, squares, exact))
+    for block, square, kept in zip(*columns, strict=True):
+        left_over = weight * block
+        if len(heads.anchors) > 1:
+            parts = heads.products(block)
+            others = parts.sum(1) - parts[:, head]
+            left_over = left_over - torch.where(kept, 1 / square, 0.0)[:, None] * others
+        products = matvec(block[:, None] * old, anchors)
+        right += torch.einsum("nj,ncj->cj", left_over, products)
+        right -= (left_over * block).sum(0) * old
+    pairs = old[:, None] * old
+    left = (matvec(pairs, anchors, lengthscale=0.5) - pairs).permute(2, 0, 1)
+    trace = left.diagonal(dim1=1, dim2=2).sum(-1)
+    ridge = _RIDGE * trace + torch.finfo(trace.dtype).tiny
+    left = left + ridge[:, None, None] * torch.eye(len(old)).to(left)
+    best: Tensor = torch.linalg.solve(left, right.T[..., None])[..., 0].T
+    return best

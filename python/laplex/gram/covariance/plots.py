@@ -32,15 +32,7 @@ def draw_order(model: LaplaceCovariance, shape: Sequence[int] | None, head: int)
         raise ValueError(f"head must be in 0..{model.heads - 1}, got {head}")
     side = math.isqrt(model.dim)
     shape = (side, side) if shape is None else shape
-    if not isinstance(shape, Sequence) or any(checks.count("shape", s) < 1 for s in shape):
-        raise TypeError(
-            f"shape must be (height, width) or (height, width, channels), got {shape!r}"
-        )
-    if math.prod(shape) != model.dim or len(shape) not in (2, 3):
-        raise ValueError(
-            f"shape must be (height, width) or (height, width, channels) of {model.dim} numbers, "
-            f"got {shape}"
-        )
+    shape = checks.image_shape("shape", shape, model.dim)
     order = model.anchors[head].argsort()
     rank = torch.empty(model.dim)
     rank[order] = torch.arange(model.dim) / max(model.dim - 1, 1)

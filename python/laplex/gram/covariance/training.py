@@ -16,7 +16,7 @@ from torch import Tensor
 
 from laplex._support.optional import require
 
-from . import checks, matching
+from . import checks, likelihood, matching
 from .matching import Moments
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Random sign vectors per step and per evaluation where exact sums would cost too much.
 _STEP_PROBES = 8
 _EVALUATION_PROBES = 64
+#: Seed of the evaluation, which no fit is likely to have: on probes that a fit has used, the
+#: estimate is too low, because its steps have lowered just that.
+_SEED = 2**40 + 1
 #: Learning rate of the likelihood steps, relative to that of matching.
 _POLISH_RATE = 1 / 10
 
@@ -70,12 +73,7 @@ def fit(
     resume: bool,
 ) -> History:
     """See `LaplaceCovariance.fit`."""
-    images = checks.flat_images("images", images, model.dim)
-    if len(images) < 2:
-        raise ValueError(
-            f"images must contain at least 2 images for a covariance, got {len(images)}"
-        )
-    checks.finite("images", images)
+    images = checks.sample("images", images, model.dim)
     if resume and checkpoint is None:
         raise ValueError("resume=True needs the path of a checkpoint")
     path = None if checkpoint is None else Path(checkpoint)
@@ -90,13 +88,7 @@ def fit(
             state = _read(path, fingerprint, model)
 
     # From here on the model changes.
-    floats = images.detach().to(model.mean.dtype)
-    deviation, mean = torch.std_mean(floats, dim=0, correction=0)
-    if not bool(deviation.isfinite().all()):
-        raise ValueError(f"images overflow the model's {floats.dtype}: scale them, or use float64")
-    model.set_pixels(mean, deviation)
-    rows = model.standardise(floats)
-    del floats  # of large images it would double the memory
+    rows = standardised(model, images)
     moments = moments_of(rows)
     run = _Run(model, settings, fingerprint)
     if state is not None:
@@ -116,6 +108,16 @@ def fit(
     if path is not None:
         run.save(path)
     return run.history
+
+
+def standardised(model: LaplaceCovariance, images: Tensor) -> Tensor:
+    """Give the model the pixels' means and deviations in images [n, dim]; standardise these."""
+    floats = images.detach().to(model.mean)
+    deviation, mean = torch.std_mean(floats, dim=0, correction=0)
+    if not bool(deviation.isfinite().all()):
+        raise ValueError(f"images overflow the model's {floats.dtype}: scale them, or use float64")
+    model.set_pixels(mean, deviation)
+    return model.standardise(floats)
 
 
 @dataclass(frozen=True)
@@ -147,23 +149,25 @@ class _Run:
     def matching(self, rows: Tensor, moments: Moments) -> _Stage:
         """Return the stage of covariance matching, which ends by fitting the noise."""
         batch, dim = self.settings.batch_size, self.model.dim
-        weight = 1 / len(rows)
-        if batch is None and len(rows) > dim:
-            rows, weight = matching.square_root(rows, weight), 1.0
-        elif batch is not None and batch < len(rows):
-            weight = 1 / batch
+        batch = None if batch is None or batch >= len(rows) else batch
+        weight = 1 / (batch or len(rows))
         probes = _probe_count(self.model, self.settings.probes, _STEP_PROBES)
+        orthogonal = bool(probes)
+        if batch is None and (orthogonal or len(rows) > dim):
+            rows, weight = matching.square_root(rows, weight), 1.0
         unit_vectors = matching.probe_vectors(dim, None, None).to(rows) if probes is None else None
 
         def take_step() -> float:
-            drawn = rows
-            if batch is not None and batch < len(rows):
+            drawn, each = rows, weight
+            if batch is not None:
                 drawn = rows[torch.randperm(len(rows), generator=self.generator)[:batch]]
+                if orthogonal:
+                    drawn, each = matching.square_root(drawn, weight), 1.0
             vectors = unit_vectors
             if vectors is None:
                 vectors = matching.probe_vectors(dim, probes, self.generator).to(rows)
             distance = matching.squared_distance(
-                self.model.parts(), moments, drawn, weight, vectors
+                self.model.parts(), moments, drawn, each, vectors, orthogonal
             )
             return self._step(distance / moments.squared_norm)
 
@@ -186,6 +190,8 @@ class _Run:
                 drawn = images[torch.randperm(len(images), generator=self.generator)[:batch]]
             with torch.random.fork_rng(devices=[]):  # stochastic Lanczos draws from torch's own
                 torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
+                if not record:
+                    likelihood.raise_noise(self.model, drawn)
                 density = self.model.log_prob(drawn).mean() / self.model.dim
                 return -self.model.dim * self._step(-density)
 
@@ -271,12 +277,15 @@ def relative_error(model: LaplaceCovariance, images: Tensor, probes: int | None)
         probes = checks.count("probes", probes)
     rows, weight = model.standardise(images), 1 / len(images)
     moments = moments_of(rows)
-    if len(rows) > model.dim:
-        rows, weight = matching.square_root(rows, weight), 1.0
     count = _probe_count(model, probes, _EVALUATION_PROBES)
-    vectors = matching.probe_vectors(model.dim, count, torch.Generator().manual_seed(0)).to(rows)
+    orthogonal = bool(count)
+    if orthogonal or len(rows) > model.dim:
+        rows, weight = matching.square_root(rows, weight), 1.0
+    vectors = matching.probe_vectors(model.dim, count, torch.Generator().manual_seed(_SEED)).to(
+        rows
+    )
     heads = model.parts()
-    distance = matching.off_diagonal_distance(heads, moments, rows, weight, vectors)
+    distance = matching.off_diagonal_distance(heads, moments, rows, weight, vectors, orthogonal)
     return float(distance) / moments.off_diagonal
 
 
