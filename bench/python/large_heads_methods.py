@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from laplex.nn import LaplexHead, blockwise_topk, sampled_cross_entropy
+from laplex.nn import LaplexHead, blockwise_topk, param_groups, sampled_cross_entropy
 
 
 class LowRank(nn.Module):
@@ -197,21 +197,7 @@ def best_classes(head: Any, features: Tensor, k: int) -> Tensor:
 
 
 def groups(head: nn.Module, rate: float, by_length: bool = True) -> list[dict[str, Any]]:
-    """Parameter groups of a head at a learning rate.
-
-    Adam moves a parameter by about its rate in a step, whatever its scale. In a head with many
-    classes, places have the scale of the lengthscale and gains that of their own size, so their
-    rates are in these units.
-    """
-    if not (by_length and isinstance(head, LaplexHead)):
-        return [{"params": list(head.parameters()), "lr": rate}]
-    length = float(head.lengthscale.mean().detach())
-    size = float(head.source_gain.square().mean().sqrt().detach())
-    anchors, gains = [head.targets, head.sources], [head.source_gain]
-    known = {id(each) for each in anchors + gains}
-    others = [each for each in head.parameters() if id(each) not in known]
-    return [
-        {"params": anchors, "lr": rate * length},
-        {"params": gains, "lr": rate * size},
-        {"params": others, "lr": rate},
-    ]
+    """Parameter groups of a head at a learning rate, for anchors and gains in their own units."""
+    if by_length:
+        return param_groups(head, weight_decay=0.0, lr=rate)
+    return [{"params": list(head.parameters()), "lr": rate}]
