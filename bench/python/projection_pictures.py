@@ -94,7 +94,7 @@ def scatter(points: list[tuple[str, list[Record]]], path: Path) -> None:
         ylabel="test accuracy, %",
         xscale="log",
     )
-    axes[1].set(xlabel="processor time of a training, s", xscale="log")
+    axes[1].set(xlabel="processor time of a training, s", xlim=(0, None))
     for ax in axes:
         ax.grid(visible=True, alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -168,7 +168,7 @@ def order(records: list[Record], folder: Path) -> str:
     """The picture of the learned order, and how far the pixels moved."""
     found = {kind: of(records, order=kind) for kind in ORDERS}
     kinds = [kind for kind in ORDERS if found[kind]]
-    figure = Figure(figsize=(12, 2.35 * len(kinds) + 0.3), layout="constrained")
+    figure = Figure(figsize=(12, 2.1 * len(kinds) + 0.3), layout="constrained")
     axes = figure.subplots(len(kinds), 6, squeeze=False)
     rows = []
     for kind, line in zip(kinds, axes, strict=True):
