@@ -21,26 +21,23 @@ if TYPE_CHECKING:
 #: Layers whose size no budget sets.
 ONE_SIZE = ("butterfly", "dense")
 #: Ours are blue, dense layers black, the others in colours far from these.
-COLOURS = {
-    "Laplex": "#08519c",
-    "Laplex, no phases": "#3182bd",
-    "Laplex, Matern 3/2": "#6baed6",
-    "Laplex, short start": "#41b6c4",
-    "dense": "black",
-    "dense, narrow": "0.45",
+LOOKS = {
+    "Laplex": ("#08519c", "o"),
+    "Laplex, no phases": ("#3182bd", "X"),
+    "Laplex, Matern 3/2": ("#6baed6", "s"),
+    "Laplex, short start": ("#41b6c4", "H"),
+    "dense": ("black", "P"),
+    "dense, narrow": ("0.45", "D"),
+    "low rank": ("#7f2704", "8"),
+    "Monarch": ("#ff7f0e", "v"),
+    "butterfly": ("#b5a500", "*"),
+    "block circulant": ("#8c564b", "p"),
+    "Toeplitz-like": ("#2ca02c", "<"),
+    "circulant-diagonal": ("#17becf", "d"),
+    "Kronecker": ("#d62728", "^"),
+    "block diagonal": ("#e377c2", "h"),
+    "VeRA-like": ("#9467bd", ">"),
 }
-OTHERS = (
-    "#d62728",
-    "#ff7f0e",
-    "#2ca02c",
-    "#9467bd",
-    "#8c564b",
-    "#e377c2",
-    "#b5a500",
-    "#17becf",
-    "#7f2704",
-)
-MARKERS = "oXsHPD^v<>ph*d8"
 
 
 def groups(records: Sequence[Record]) -> dict[tuple[str, int], list[Record]]:
@@ -95,6 +92,8 @@ def listing(records: list[Record], _: Path) -> str:
 def seeds_of(found: dict[tuple[str, int], list[Record]]) -> str:
     """Say what the numbers of a table are."""
     counts = sorted({len(each) for each in found.values()})
+    if counts == [1]:
+        return "\n\nOne seed.\n"
     return f"\n\nMean ± standard deviation of {' to '.join(map(str, counts))} seeds.\n"
 
 
@@ -134,13 +133,11 @@ def equal_time(records: list[Record], folder: Path) -> str:
 
 
 def styles_of(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A colour and a marker for every method: ours and dense ones first."""
-    known = [method for method in COLOURS if method in methods]
-    others = sorted(set(methods) - set(known))
-    colours = [COLOURS[method] for method in known] + [*OTHERS]
+    """How to draw each method, in the order of the legend."""
     return {
         method: {"color": colour, "marker": marker, "markersize": 8, "markeredgewidth": 0}
-        for method, colour, marker in zip(known + others, colours, MARKERS, strict=False)
+        for method, (colour, marker) in LOOKS.items()
+        if method in methods
     }
 
 

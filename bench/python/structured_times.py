@@ -60,5 +60,5 @@ def table(records: list[Record], _: Path) -> str:
     for each in records:
         times = [each[f"{name}_ms"] for name in ("call", "weight", "dense")]
         cells = [each["kernel"], f"{each['side']}", f"{each['rows']:,}"]
-        lines.append(f"| {' | '.join(cells + [f'{spent:.2g}' for spent in times])} |")
+        lines.append(f"| {' | '.join(cells + [f'{spent:.3g}' for spent in times])} |")
     return "\n".join(lines) + "\n"
