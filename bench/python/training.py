@@ -33,8 +33,6 @@ SEARCH_SEEDS = (100, 101, 102)
 REFERENCE = "Laplex"
 MEANS = ("first_loss", "loss", "parameters", "cpu_s", "peak_mib")
 
-SMALLER = ("digits", "glosses")
-
 ALL = tuple(TASKS)
 #: The tasks and the variants of every part.
 STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
@@ -72,7 +70,7 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
         },
     ),
     "decay": (
-        SMALLER,
+        ("digits", "glosses"),
         {
             "0.1 on gains": Variant(decay=0.1),
             "0.1 on all": Variant(decay=0.1, decay_all=True),
@@ -107,13 +105,6 @@ STUDY: dict[str, tuple[tuple[str, ...], dict[str, Variant]]] = {
             "cosine, no warm-up": Variant(schedule="cosine"),
             "constant rate": Variant(schedule="constant"),
             "gradients clipped to 1": Variant(clip=1),
-        },
-    ),
-    "batch": (
-        ("glosses",),
-        {
-            "batches / 4": Variant(batch=0.25),
-            "batches x 4": Variant(batch=4),
         },
     ),
 }

@@ -81,10 +81,8 @@ class Variant:
     decay: float = 0
     decay_all: bool = False
     optimiser: str = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)
     schedule: str = "one-cycle"
     clip: float = math.inf
-    batch: float = 1
 
 
 def train(task: str, sizes: Task, variant: Variant, rate: float, seed: int, held: bool) -> Results:
@@ -99,8 +97,7 @@ def train(task: str, sizes: Task, variant: Variant, rate: float, seed: int, held
     inputs, labels = inputs[chosen], labels[chosen]
     torch.manual_seed(seed)
     network = build(variant, [inputs.shape[1], sizes.hidden, int(labels.max()) + 1], inputs[:500])
-    batch = int(sizes.batch * variant.batch)
-    steps = sizes.epochs * math.ceil(len(inputs) / batch)
+    steps = sizes.epochs * math.ceil(len(inputs) / sizes.batch)
     optimiser, schedule = optimisation(variant, network, rate, steps)
     kernels = [module for module in network if isinstance(module, KernelLayer)]
     first_rank = rank(kernels[0]) if kernels else 0.0
@@ -108,7 +105,7 @@ def train(task: str, sizes: Task, variant: Variant, rate: float, seed: int, held
     losses, done = [], 0
     for _ in range(sizes.epochs):
         total = 0.0
-        for some in torch.split(torch.randperm(len(inputs), generator=order), batch):
+        for some in torch.split(torch.randperm(len(inputs), generator=order), sizes.batch):
             optimiser.zero_grad(set_to_none=True)
             loss = nn.functional.cross_entropy(network(inputs[some]), labels[some])
             loss.backward()  # type: ignore[no-untyped-call]
@@ -258,10 +255,9 @@ def optimisation(
     if variant.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, lr=rate, momentum=0.9)
     else:
-        optimiser = torch.optim.AdamW(groups, lr=rate, betas=variant.betas)
+        optimiser = torch.optim.AdamW(groups, lr=rate)
     peaks = [float(group["lr"]) for group in optimiser.param_groups]
     if variant.schedule == "one-cycle":
-        # Momentum would be cycled too, which has a variant of its own to look at betas.
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(
             optimiser, max_lr=peaks, total_steps=steps + 1, pct_start=0.2, cycle_momentum=False
         )

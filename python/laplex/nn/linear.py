@@ -79,9 +79,9 @@ class LaplexLinear(KernelLayer):
     weight of an ``nn.Linear`` work with this layer. `to_linear` and `from_linear` convert between
     the two. The guide to layers has the details.
 
-    Anchors and lengthscales have a scale that lets one learning rate serve all parameters. Adam
-    does well with 1e-2 to 4e-2, higher than for dense layers. Apply weight decay only to the gains;
-    see `laplex.nn.param_groups`.
+    Adam does well with 1e-2 to 1e-1, higher than for dense layers. Apply weight decay only to the
+    gains, and give anchors and gains rates in the units of the layer: `laplex.nn.param_groups` does
+    both.
 
     Examples
     --------
