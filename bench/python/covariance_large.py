@@ -276,8 +276,6 @@ WHOLE = (
     "stationary kernel",
     "mean of known neighbours",
     "independent pixels",
-    "PCA, rank 6, + diagonal",
-    "Laplace, 2 heads, matched",
 )
 
 

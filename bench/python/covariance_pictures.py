@@ -89,10 +89,12 @@ def _show(ax: Any, picture: Tensor, title: str = "") -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Save with a palette, which takes a third of the bytes of noisy pictures."""
+    """Save with a palette and dither, which takes half of the bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100)
-    Image.open(buffer).convert("RGB").quantize(200).save(path, optimize=True)
+    image = Image.open(buffer).convert("RGB")
+    palette = image.quantize(256, Image.Quantize.MAXCOVERAGE)
+    image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
 def _departure(picture: Tensor, mean: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Model(Protocol):
 
 def own_square(rows: Tensor) -> float:
     """The off-diagonal squared norm of the sample covariance of rows."""
-    gram = (rows @ rows.T).double() / len(rows)
+    gram = (rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows).double() / len(rows)
     return float(gram.square().sum() - rows.double().square().mean(0).square().sum())
 
 
@@ -293,14 +293,26 @@ def neighbour_means(images: Tensor, missing: Tensor) -> Tensor:
 
     The neighbours are those in the smallest square of side 3, 5, 9, 17, ... with a known pixel.
     """
-    known = (~missing).float()[..., 0]
-    values, filled, reach = images * known[..., None], images * known[..., None], 1
-    unfilled = known == 0
+    known = (~missing).double()
+    values, filled, reach = images * known, (images * known), 1
+    unfilled = missing
     while bool(unfilled.any()):
-        box = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-        count = functional.avg_pool2d(known[None, None], **box)[0, 0]  # type: ignore[arg-type]
-        total = functional.avg_pool2d(values.permute(0, 3, 1, 2), **box).permute(0, 2, 3, 1)  # type: ignore[arg-type]
-        now = unfilled & (count > 1e-7)
-        filled = torch.where(now[..., None], total / count.clamp_min(1e-7)[..., None], filled)
+        count = _box_sum(known, reach)
+        now = unfilled & (count > 0.5)
+        filled = torch.where(now, _box_sum(values, reach) / count.clamp_min(0.5), filled)
         unfilled, reach = unfilled & ~now, 2 * reach
-    return filled
+    return filled.to(images)
+
+
+def _box_sum(images: Tensor, reach: int) -> Tensor:
+    """Sums [..., side, side, 3] over squares of side 2 reach + 1, from running sums."""
+    for axis in (-3, -2):
+        length = images.shape[axis]
+        running = images.cumsum(axis)
+        last = torch.arange(length).add(reach).clamp_max(length - 1)
+        before = torch.arange(length) - reach - 1
+        first = running.index_select(axis, before.clamp_min(0))
+        shape = [1] * images.dim()
+        shape[axis] = length
+        images = running.index_select(axis, last) - first * (before >= 0).reshape(shape)
+    return images
