@@ -80,14 +80,9 @@ def order_of(split: Split, kind: str, head: int) -> NDArray[np.int64]:
         return component_order(split, head)
     assert split.size is not None
     height, width = split.size
-    if kind == "rows":
-        pixels = np.arange(height * width)
-        if head % 2:
-            pixels = pixels.reshape(height, width).T.ravel()
-    else:
-        pixels = hilbert(height, width)
-        if head % 2:  # the curve of the transposed image
-            pixels = pixels % width * width + pixels // width
+    pixels = hilbert(height, width)
+    if head % 2:  # the curve of the transposed image, which is a square
+        pixels = pixels % width * width + pixels // width
     return (3 * pixels[:, None] + np.arange(3)).ravel()
 
 
