@@ -74,7 +74,17 @@ class LaplexLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config, heads)
 
     def update_layer(self, adapter_name: str, config: LaplexConfig, heads: int) -> None:
-        """Add an adapter, whose update is zero."""
+        """Add an adapter, whose update is zero.
+
+        Parameters
+        ----------
+        adapter_name : str
+            The name of the adapter.
+        config : LaplexConfig
+            Its configuration.
+        heads : int
+            Its number of heads.
+        """
         weight = self._frozen().weight
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         self.laplex_kernels[adapter_name] = LaplexLinear(
@@ -112,9 +122,13 @@ class LaplexLayer(nn.Module, BaseTunerLayer):
         ----------
         x : Tensor
             The input of the layer, ``[..., m]``, or ``[batch, m, height, width]`` of a convolution.
+        *args : Any
+            What else the frozen layer takes.
         adapter_names : sequence of str, optional
             The adapter of each element of the batch, instead of the active ones; ``"__base__"``
             stands for none.
+        **kwargs : Any
+            What else the frozen layer takes.
 
         Returns
         -------
