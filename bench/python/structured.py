@@ -48,7 +48,7 @@ VIT, MIXER = Shape(TransformerBlock, 7, 64, 2), Shape(MixerBlock, 4, 64, 1)
 NETWORKS = {"vit": VIT, "mixer": MIXER}
 #: The heads of `LaplexLinear` that set the budgets; rates are searched at the first.
 BUDGETS = {"vit": (2, 1), "mixer": (2,)}
-SEEDS, TIME_SEEDS = {"vit": 3, "mixer": 3}, 3
+SEEDS, TIME_SEEDS = {"vit": 5, "mixer": 5}, 3
 
 
 def budget(n: int, m: int, heads: int) -> int:
