@@ -62,7 +62,7 @@ class Variant:
 
     `rates` are factors of the learning rate by kind of parameter; with `own_units`, anchors and
     gains have the rates of `laplex.nn.param_groups(lr=...)`. The hidden layer's first lengthscale
-    is 1 / sqrt(in + out), or 2 / sqrt(min(in, out)) if it is to be `longer`. `lengthscale` and
+    is 1 / sqrt(in + out), or 1 / sqrt(2 min(in, out)) if it is to be `longer`. `lengthscale` and
     `head_lengthscale` are factors of the initial values; `shrink` is a factor by which the
     lengthscales are divided during the first half of the steps, in addition to what they learn.
     """
@@ -207,7 +207,7 @@ def build(variant: Variant, sizes: list[int], inputs: Tensor) -> nn.Sequential:
             if position:
                 lengthscale = variant.head_lengthscale * 2 / (narrow - 1)
             elif variant.longer:
-                lengthscale = 2 / math.sqrt(min(wide, narrow))
+                lengthscale = 1 / math.sqrt(2 * min(wide, narrow))
             else:
                 lengthscale = variant.lengthscale / math.sqrt(wide + narrow)
             set_lengthscale(layer, variant.shrink * lengthscale)

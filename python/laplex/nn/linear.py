@@ -95,6 +95,7 @@ class LaplexLinear(KernelLayer):
     """
 
     def _initial_lengthscale(self) -> float:
-        # The geometric mean of the line's length, 2, and the spacing of the fewer anchors. Shorter
-        # ones train to less (docs/measurements/training.md), and let many inputs reach no output.
-        return 2 / math.sqrt(min(self.sources.shape[-1], self.targets.shape[-1]))
+        # Of the order of the geometric mean of the line's length and the spacing of the fewer
+        # anchors. With that of all anchors, inputs that are many more than the outputs reach none
+        # (docs/measurements/training.md); longer ones lose in a ViT of square layers (structured.md).
+        return 1 / math.sqrt(2 * min(self.sources.shape[-1], self.targets.shape[-1]))

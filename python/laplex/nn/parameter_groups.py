@@ -66,8 +66,8 @@ def param_groups(
     >>> groups = laplex.nn.param_groups(model, weight_decay=0.1, lr=1e-2)
     >>> [len(group["params"]) for group in groups]  # weight, others, anchors, gains
     [1, 5, 2, 1]
-    >>> round(groups[2]["lr"], 6)  # a lengthscale of 2 / sqrt(8)
-    0.007071
+    >>> round(groups[2]["lr"], 6)  # a lengthscale of 1 / sqrt(2 * 8)
+    0.0025
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
