@@ -97,5 +97,5 @@ class LaplexLinear(KernelLayer):
     def _initial_lengthscale(self) -> float:
         # Of the order of the geometric mean of the line's length and the spacing of the fewer
         # anchors. With that of all anchors, inputs that are many more than the outputs reach none
-        # (docs/measurements/training.md); longer ones lose in a ViT of square layers (structured.md).
+        # (docs/measurements/training.md). Longer ones lose where layers are square (structured.md).
         return 1 / math.sqrt(2 * min(self.sources.shape[-1], self.targets.shape[-1]))
