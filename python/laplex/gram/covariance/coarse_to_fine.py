@@ -71,9 +71,9 @@ def fit_coarse_to_fine(
     --------
     >>> import torch
     >>> from laplex.gram import fit_coarse_to_fine
-    >>> ramps = torch.rand(20, 64, 1) * torch.linspace(0, 1, 48)
-    >>> model, history = fit_coarse_to_fine(ramps, steps=30)
-    >>> model.dim, model.relative_error(ramps) < 0.05
+    >>> waves = torch.sin(6 * torch.rand(20, 1, 1) + torch.linspace(0, 3, 48)).expand(20, 64, 48)
+    >>> model, history = fit_coarse_to_fine(waves, steps=30)
+    >>> model.dim, model.relative_error(waves) < 0.05
     (3072, True)
     """
     check_tensor("images", images)
