@@ -208,7 +208,7 @@ def blockwise_cross_entropy(
 
     found = [
         checkpoint(functools.partial(sums, first, block), features, use_reentrant=False)
-        for first, block in _blocks(head, block_size)
+        for first, block in _blocks(head, block_size, features.device)
     ]
     log_sums, own = (torch.stack(each) for each in zip(*found, strict=True))
     return _reduced(log_sums.logsumexp(dim=0) - own.sum(dim=0), reduction)
@@ -258,7 +258,7 @@ def blockwise_topk(
     if k > num_classes:
         raise ValueError(f"k must be at most {num_classes}, the number of classes, got {k}")
     found: tuple[Tensor, Tensor] | None = None
-    for first, block in _blocks(head, block_size):
+    for first, block in _blocks(head, block_size, features.device):
         logits = block(features)
         values, classes = logits.topk(min(k, logits.shape[1]))
         classes = classes + first
@@ -271,7 +271,7 @@ def blockwise_topk(
     return found
 
 
-def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
+def _blocks(head: Head, size: int, device: torch.device) -> Iterator[tuple[int, Block]]:
     """Yield the first class of each block and the function of its logits."""
     if isinstance(head, LaplexHead):
         blocks = head.blocks(size)
@@ -288,7 +288,7 @@ def _blocks(head: Head, size: int) -> Iterator[tuple[int, Block]]:
         other = cast(SomeLogits, head)
         blocks = (
             functools.partial(other.logits, classes=classes)
-            for classes in torch.split(torch.arange(head.out_features), size)
+            for classes in torch.split(torch.arange(head.out_features, device=device), size)
         )
     return zip(itertools.count(0, size), blocks, strict=False)
 
