@@ -89,8 +89,10 @@ def filled(page: str, sections: Mapping[str, str]) -> str:
     return page
 
 
-def main(name: str, description: str, sections: Mapping[str, Section]) -> None:
-    """Measure sections of a page, and write the page; the arguments are those of the program."""
+def arguments(
+    name: str, description: str, sections: Iterable[str]
+) -> tuple[argparse.Namespace, Path]:
+    """Return the arguments of a program that writes a page, and the folder for its results."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,9 +110,15 @@ def main(name: str, description: str, sections: Mapping[str, Section]) -> None:
         help=f"where results are written (default: docs/measurements; with --quick build/{name})",
     )
     options = parser.parse_args()
-    one_processor()
     out = options.to or (ROOT / "build" / name if options.quick else FOLDER)
     out.mkdir(parents=True, exist_ok=True)
+    return options, out
+
+
+def main(name: str, description: str, sections: Mapping[str, Section]) -> None:
+    """Measure sections of a page, and write the page; the arguments are those of the program."""
+    options, out = arguments(name, description, sections)
+    one_processor()
     data = out / f"{name}.json"
     for each in [] if options.page else dict.fromkeys((*(options.only or sections), "machine")):
         start = time.perf_counter()

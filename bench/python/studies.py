@@ -7,7 +7,6 @@ on: what its file holds is not run again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import resource
@@ -26,7 +25,7 @@ import threadpoolctl
 import torch
 
 from machine import processor
-from sections import FOLDER, ROOT, filled, rounded
+from sections import FOLDER, arguments, filled, rounded
 
 #: What identifies a training (its method, size, learning rate, seed), and what came out: JSON
 #: values. A record is both, and `cpu_s`, `peak_mib` (without what the process had before),
@@ -130,23 +129,9 @@ def _peak_mib() -> float:
 
 def main(name: str, description: str, parts: dict[str, Part]) -> None:
     """Run the parts of a study and write its page; the arguments are those of the program."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="small sizes, for a try in seconds")
-    parser.add_argument("--page", action="store_true", help="train nothing; write the page")
-    parser.add_argument("--only", nargs="+", choices=list(parts), help="run these parts only")
-    parser.add_argument(
-        "--to",
-        type=Path,
-        metavar="FOLDER",
-        help=f"where results are kept (default: docs/measurements; with --quick build/{name})",
-    )
-    options = parser.parse_args()
+    options, out = arguments(name, description, parts)
     torch.set_num_threads(1)
     threadpoolctl.threadpool_limits(1)
-    out = options.to or (ROOT / "build" / name if options.quick else FOLDER)
-    out.mkdir(parents=True, exist_ok=True)
     data = out / f"{name}.jsonl"
     for each in [] if options.page else dict.fromkeys(options.only or parts):
         records = Records(data, each)
