@@ -204,7 +204,13 @@ class LaplexHead(KernelLayer):
         TypeError, ValueError
             As in `forward`, or if ``classes`` are not int64, not one-dimensional or out of range.
         """
-        self._check_classes(classes)
+        check_tensor("classes", classes)
+        if classes.dim() != 1:
+            raise ValueError(
+                f"classes must have one dimension, got shape {list(classes.shape)}: use "
+                "classes.flatten()"
+            )
+        check_class_numbers("classes", classes, self.num_classes)
         kernels, bias = self._whole(), self._whole_bias()
         phase = kernels.target_phase
         return self._part(
@@ -215,21 +221,6 @@ class LaplexHead(KernelLayer):
             None if phase is None else phase[:, classes],
             None if bias is None else bias[classes],
         )
-
-    def _check_classes(self, classes: Tensor) -> None:
-        check_tensor("classes", classes)
-        if classes.dtype is not torch.int64:
-            raise TypeError(f"classes must be int64, got {classes.dtype}: use classes.long()")
-        if classes.dim() != 1:
-            raise ValueError(
-                f"classes must have one dimension, got shape {list(classes.shape)}: use "
-                "classes.flatten()"
-            )
-        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < self.num_classes:
-            raise ValueError(
-                f"classes must be between 0 and {self.num_classes - 1}, got "
-                f"{int(classes.min())} to {int(classes.max())}"
-            )
 
     def blocks(self, size: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """Yield a function from features to logits for every ``size`` consecutive classes.
@@ -348,3 +339,14 @@ class LaplexHead(KernelLayer):
         :meta private:
         """
         return super().extra_repr().replace("out_features", "num_classes")
+
+
+def check_class_numbers(name: str, numbers: Tensor, num_classes: int) -> None:
+    """Refuse a tensor that has other entries than int64 from 0 to ``num_classes - 1``."""
+    if numbers.dtype is not torch.int64:
+        raise TypeError(f"{name} must be int64, got {numbers.dtype}: use {name}.long()")
+    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < num_classes:
+        raise ValueError(
+            f"{name} must be between 0 and {num_classes - 1}, "
+            f"got {int(numbers.min())} to {int(numbers.max())}"
+        )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from laplex._support.arguments import integer, one_of
-from laplex.nn.head import LaplexHead
+from laplex.nn.head import LaplexHead, check_class_numbers
 from laplex.torch.call import check_tensor
 
 
@@ -294,8 +294,6 @@ def _blocks(head: Head, size: int, device: torch.device) -> Iterator[tuple[int, 
 
 
 def _logits(head: Head, features: Tensor, classes: Tensor) -> Tensor:
-    if isinstance(head, LaplexHead):
-        return head.logits(features, classes)
     if _is_linear(head):
         bias = None if head.bias is None else head.bias[classes]
         return nn.functional.linear(features, head.weight[classes], bias)
@@ -343,18 +341,12 @@ def _check(head: Head, features: Tensor, labels: Tensor | None = None) -> int:
     if labels is None:
         return head.out_features
     check_tensor("labels", labels)
-    if labels.dtype is not torch.int64:
-        raise TypeError(f"labels must be int64, got {labels.dtype}: use labels.long()")
     if labels.shape != features.shape[:1]:
         raise ValueError(
             f"labels must have the shape [{len(features)}], one class for each row of features, "
             f"got {list(labels.shape)}"
         )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < head.out_features:
-        raise ValueError(
-            f"labels must be between 0 and {head.out_features - 1}, "
-            f"got {int(labels.min())} to {int(labels.max())}"
-        )
+    check_class_numbers("labels", labels, head.out_features)
     return head.out_features
 
 
