@@ -42,6 +42,9 @@ CPP_FILES := $(shell find cpp cuda python/bindings tests bench -name '*.hpp' -o 
 CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
   $(shell find cpp cuda python/bindings tests -name CMakeLists.txt -o -name '*.in')
 MODULE_FILES := $(shell find cpp cuda python/bindings -type f)
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
+ISSUE_FORMS := $(wildcard .github/ISSUE_TEMPLATE/*.yml)
+SCRIPTS := $(wildcard .ci/run tests/cuda/ptx/run tools/*.sh)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
@@ -85,15 +88,32 @@ $(STAMPS)/dev: constraints.txt | $(STAMPS)/build
 
 # --- lint ----------------------------------------------------------------------------------------
 
-lint: lint-quick build/lint/clang-tidy ## run ruff, mypy, import-linter, clang-format and clang-tidy
+lint: lint-quick build/lint/release build/lint/clang-tidy ## run ruff, mypy, import-linter, clang-format, clang-tidy, and the checks of workflows and scripts
 
-lint-quick: $(STAMPS)/dev ## run all of lint but clang-tidy
+lint-quick: $(STAMPS)/dev ## run those of lint that check Python, and clang-format
 	$(HEADING) "ruff, mypy, import-linter, clang-format"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
+
+SCHEMA = $(BIN)/check-jsonschema --builtin-schema vendor
+
+# The files that only GitHub, PyPI and their runners read, and the shell scripts. actionlint passes the
+# commands of the workflows to shellcheck.
+build/lint/release: $(WORKFLOWS) $(ISSUE_FORMS) .github/dependabot.yml CITATION.cff pyproject.toml $(SCRIPTS) $(STAMPS)/dev
+	$(HEADING) "actionlint, zizmor, schemas, cibuildwheel, shellcheck"
+	$(BIN)/actionlint $(WORKFLOWS)
+	$(BIN)/zizmor --offline --quiet .github
+	$(SCHEMA).citation-file-format CITATION.cff
+	$(SCHEMA).dependabot .github/dependabot.yml
+	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(ISSUE_FORMS))
+	$(BIN)/validate-pyproject pyproject.toml
+	set -e; for platform in linux macos windows; do $(BIN)/cibuildwheel --print-build-identifiers --platform $$platform; done
+	$(BIN)/shellcheck $(SCRIPTS)
+	@mkdir -p build/lint && touch $@
 
 # Configures for the compile commands of every C++ file, including bindings and tests. Nothing is built.
 build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
@@ -216,6 +236,7 @@ ifeq ($(shell uname -s),Linux)
 else
 	mkdir -p build/wheel/repaired && cp build/wheel/dist/*.whl build/wheel/repaired
 endif
+	$(BIN)/check-wheel-contents build/wheel/repaired
 	$(HEADING) "the wheel in a fresh environment with NumPy only"
 	$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt build/wheel/repaired/*.whl
