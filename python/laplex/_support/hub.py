@@ -203,16 +203,27 @@ class Pretrained:
         OSError
             If the hub cannot be reached or refuses the download.
         """
-        options = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
-        folder = Path(name_or_path).expanduser()
-        if not folder.is_dir():
-            options["local_files_only"] = local_files_only
-            folder = cls._downloaded(os.fspath(name_or_path), revision, options)
+        folder = cls._located(
+            name_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
         return cls._read(folder)
 
     @classmethod
-    def _downloaded(cls, name: str, revision: str | None, options: Mapping[str, Any]) -> Path:
-        """Download the two files of a model, by name: never a pickle, a script or anything else."""
+    def _located(
+        cls, name_or_path: str | os.PathLike[str], *, revision: str | None, **options: Any
+    ) -> Path:
+        """Return the folder of the files; for a repository, download the two by their names.
+
+        So no other file ever is, such as a pickle or a script.
+        """
+        folder, name = Path(name_or_path).expanduser(), os.fspath(name_or_path)
+        if folder.is_dir():
+            return folder
         hub = require("huggingface_hub", "hub", feature=f"loading {name!r} from the hub")
         try:
             hub.utils.validate_repo_id(name)

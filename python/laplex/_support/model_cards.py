@@ -29,7 +29,8 @@ class Card:
     facts : sequence of (str, str)
         Names and values of what can be told of it.
     load : str
-        Python code that loads and uses the model, with ``{name}`` for the quoted name of its repository.
+        Python code that loads and uses the model, with ``{name}`` where the quoted name of its
+        repository belongs.
     limits : sequence of str
         What it is not good for.
     tags, pipeline_tag, evaluations

@@ -1,4 +1,4 @@
-"""The files of a saved model, ``config.json`` and ``model.safetensors``, read without trust in them.
+"""The files of a model, ``config.json`` and ``model.safetensors``, read without trust in them.
 
 Nothing in them is run or imported: the configuration is JSON, the tensors are numbers, and both are
 checked before a model is made of them. The checks of the classes are in their own packages.
@@ -105,8 +105,8 @@ def read_config(folder: Path, model: str, kind: str) -> dict[str, Any]:
         raise ValueError(f"{path} does not describe a {kind}{other}")
     if form != _FORMAT:
         raise ValueError(
-            f"{folder} was saved in format {str(form):.20}, but this version of Laplex reads format "
-            f"{_FORMAT}: use version {str(config.get('laplex')):.20}, which saved it, or a newer "
+            f"{folder} was saved in format {form!s:.20}, but this version of Laplex reads format "
+            f"{_FORMAT}: use version {config.get('laplex')!s:.20}, which saved it, or a newer "
             "one"
         )
     return config  # type: ignore[no-any-return]
@@ -177,17 +177,19 @@ def fill(module: M, tensors: Mapping[str, Tensor]) -> M:
     return module
 
 
-def same_shapes(module: nn.Module, kind: str) -> Callable[[Mapping[str, tuple[int, ...]]], None]:
+def same_shapes(
+    state: Mapping[str, Tensor], kind: str
+) -> Callable[[Mapping[str, tuple[int, ...]]], None]:
     """Return a check for `read_tensors` that a file has the tensors of a module.
 
     Parameters
     ----------
-    module
-        The module, perhaps on the meta device.
+    state
+        The state dict of the module, perhaps on the meta device.
     kind
-        What it is called in messages.
+        What the module is called in messages.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
 
     def check(shapes: Mapping[str, tuple[int, ...]]) -> None:
         for name in sorted(wanted.keys() ^ shapes.keys()):
@@ -206,16 +208,16 @@ def same_shapes(module: nn.Module, kind: str) -> Callable[[Mapping[str, tuple[in
     return check
 
 
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a module on the CPU.
+def values_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a state dict on the CPU.
 
     Raises
     ------
     TypeError, ValueError
-        If the state of the module is more than tensors with values.
+        If the state is more than tensors with values.
     """
     found = {}
-    for name, value in module.state_dict().items():
+    for name, value in state.items():
         if not hasattr(value, "is_meta"):
             raise TypeError(
                 f"{name} of the state_dict is a {type(value).__name__}, but a saved model holds "

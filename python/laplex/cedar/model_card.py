@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from laplex._support.model_cards import Card
 
@@ -26,8 +25,8 @@ def model_card(model: CEDAR) -> Card:
         ("basis, centre", f"{model.basis}, {model.center}"),
         ("rows that it was fitted to", f"{fitted.count:,}"),
         (
-            "variance explained by the codes, on these rows",
-            f"{1 - fitted.losses[-1]:.1%} (the last value of `loss_curve_`)",
+            "variance that the codes explain, on these rows at the end of the fit",
+            f"{1 - fitted.losses[-1]:.1%}",
         ),
         ("axes that disjoint parts of the rows confirm", confirmed),
         ("starts", str(len(fitted.bases))),

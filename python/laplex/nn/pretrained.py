@@ -15,7 +15,7 @@ from laplex._support.model_files import (
     read_config,
     read_tensors,
     same_shapes,
-    state_of,
+    values_of,
     write_model,
 )
 
@@ -60,7 +60,7 @@ class PretrainedLayer(Pretrained):
 
     def _write(self, folder: Path) -> None:
         layer = cast("KernelLayer", self)
-        options, tensors = self._options(), state_of(layer)
+        options, tensors = self._options(), values_of(layer.state_dict())
         try:
             fill(self._empty(options), tensors)
         except (TypeError, ValueError) as error:
@@ -78,11 +78,13 @@ class PretrainedLayer(Pretrained):
         try:
             layer = cls._empty(config["options"])
             error = config["fit_error"]
-            if error is not None and not (isinstance(error, float) and 0 <= error):
+            if error is not None and not (isinstance(error, float) and error >= 0):
                 raise ValueError("fit_error must be a number of at least 0, or null")
         except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as wrong:
             raise ValueError(f"{folder} holds a damaged {cls._saved_kind}: {wrong}") from wrong
-        tensors = read_tensors(folder, config, cls._saved_kind, same_shapes(layer, cls._saved_kind))
+        tensors = read_tensors(
+            folder, config, cls._saved_kind, same_shapes(layer.state_dict(), cls._saved_kind)
+        )
         try:
             fill(layer, tensors).eval()
         except ValueError as wrong:
