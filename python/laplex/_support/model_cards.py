@@ -70,6 +70,12 @@ def card_text(
     """
     library = require("huggingface_hub", "hub", feature="a model card")
     given = dict(metadata or {})
+    try:
+        json.dumps(given)
+    except (TypeError, ValueError) as error:  # PyYAML would write any object
+        raise ValueError(
+            f"metadata must hold texts, numbers, lists and mappings of them: {error}"
+        ) from error
     title = given.pop("model_name", None) or name.rpartition("/")[2]
     known = {"library_name": "laplex", "tags": ["laplex", *card.tags]}
     if card.pipeline_tag is not None:
@@ -84,13 +90,7 @@ def card_text(
             for metric, value in card.evaluations
         ]
         known["model_name"] = title
-    try:
-        header = library.ModelCardData(**{**known, **given}).to_yaml()
-    except Exception as error:  # of PyYAML, for objects that it cannot represent
-        raise ValueError(
-            f"metadata must hold texts, numbers and lists of them, as the hub's model cards do: "
-            f"{error}"
-        ) from error
+    header = library.ModelCardData(**{**known, **given}).to_yaml()
     facts = [f"| {_cell(one)} | {_cell(value)} |" for one, value in card.facts]
     parts = [
         f"---\n{header.strip()}\n---\n{_OURS}",

@@ -57,9 +57,8 @@ def rewritten(folder: Path, to: Path, config: Any, tensors: bytes) -> Path:
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The places of all values in nested lists and objects."""
     found = [at]
-    items = value.items() if isinstance(value, dict) else enumerate(value)
     if isinstance(value, (dict, list)):
-        for key, one in items:
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
             found += places(one, (*at, key))
     return found
 
@@ -171,7 +170,7 @@ def test_files_that_are_no_json_are_refused(
     with pytest.raises(ValueError, match="it has more than 64 MiB"):
         CLASSES[name].from_pretrained(folder)
     for missing in ("config.json", "model.safetensors"):
-        folder = rewritten(saved[name], tmp_path / missing, json.loads(content), tensors)
+        folder = rewritten(saved[name], tmp_path / f"no {missing}", json.loads(content), tensors)
         (folder / missing).unlink()
         with pytest.raises(FileNotFoundError, match=f"there is no {missing} in it"):
             CLASSES[name].from_pretrained(folder)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from exits_cases import images
 from laplex.early_exit import MaxSoftmax, MultiExitModel, Policy, evaluate_outputs, networks
@@ -153,7 +154,7 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="threshold has 5 entries"):
         model.save_pretrained(tmp_path / "a")
     layer = made("linear")
-    torch.nn.utils.prune.l1_unstructured(layer, "source_gain", 0.5)
+    prune.l1_unstructured(layer, "source_gain", 0.5)
     with pytest.raises(
         ValueError, match="cannot be rebuilt from its options, as it is a subclass,"
     ):
@@ -235,7 +236,7 @@ def test_bad_cards_are_refused(tmp_path: Path) -> None:
         TypeError, match=r"results must hold results of Laplex, which have a method"
     ):
         layer.save_pretrained(tmp_path / "a", results=[3])
-    with pytest.raises(ValueError, match="metadata must hold texts, numbers and lists of them"):
+    with pytest.raises(ValueError, match="metadata must hold texts, numbers, lists"):
         layer.save_pretrained(tmp_path / "a", metadata={"license": object()})
     assert not (tmp_path / "a").exists()
 
