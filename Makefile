@@ -7,7 +7,7 @@
 #   DEMO_ARGS="--quick"   arguments for laplex demo
 #   BENCH_ARGS="--quick"  arguments for the benchmarks
 #   JOBS=4                processes at a time, of the compiler and of pytest (default: one per core)
-#   CUDA_ARCHITECTURES=90 GPU architectures to compile for, with nvcc (default: those of this machine, or 90)
+#   CUDA_ARCHITECTURES=90 GPU architectures to compile for, with nvcc (default: those of this machine, or PTX alone)
 #   WERROR=ON             treat compiler warnings as errors (default in CI)
 
 PYTHON ?= python3
@@ -17,7 +17,10 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WERROR ?= $(if $(CI),ON,OFF)
-CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),,90)
+# Without a GPU, no machine code: it takes half of nvcc's time, and nothing would run it. The PTX emulator
+# runs what is built.
+CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),,90-virtual)
+FOR_EMULATOR := $(filter 90-virtual,$(CUDA_ARCHITECTURES))
 NVCC := $(shell command -v nvcc 2>/dev/null)
 CCACHE := $(shell command -v ccache 2>/dev/null)
 
@@ -29,10 +32,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export CTEST_PARALLEL_LEVEL := $(JOBS)
 export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR) $(if $(CUDA_ARCHITECTURES),-DLAPLEX_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)) \
+  $(if $(FOR_EMULATOR),-DCMAKE_CUDA_FLAGS='-lineinfo --no-compress') \
   $(if $(CCACHE),-DCMAKE_CXX_COMPILER_LAUNCHER=$(CCACHE) -DCMAKE_CUDA_COMPILER_LAUNCHER=$(CCACHE))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
-INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Python compiles what it imports: compiling all of torch ahead takes a minute.
+INSTALL := $(PIP) install --no-compile -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # One process per core, each with one thread, because threads of several processes would wait for one
 # another. Each process takes whole files, because their fixtures are expensive.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
@@ -176,11 +181,11 @@ endif
 PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaCumulative/*:CudaQuantiles/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
 
 ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
-test-ptx: $(STAMPS)/venv ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores
+test-ptx: $(if $(FOR_EMULATOR),build,$(STAMPS)/venv) ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores
 	$(HEADING) "CUDA kernels as nvcc compiled them, on the PTX emulator"
 	tools/googletest.sh
 	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run self-test
-	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run tests '$(PTX_TESTS)'
+	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" $(if $(FOR_EMULATOR),CMAKE_BUILD=build/all) tests/cuda/ptx/run tests '$(PTX_TESTS)'
 else
 test-ptx:
 	$(HEADING) "PTX emulator: skipped, because it needs nvcc, on Linux and x86-64"
