@@ -78,7 +78,7 @@ const wordOf = (axis, end) => nameOf(axis, end)?.[0] ?? null;
 const wordsOf = (axis) => [wordOf(axis, 0), wordOf(axis, 1)].filter((word) => word !== null);
 const folded = (text) => text.normalize("NFC").toLowerCase();
 const confirmation = array("confirmed", Uint8Array);
-const CONFIRMED = ["not confirmed", "confirmed", "unconfirmed"];
+const CONFIRMED = ["not confirmed", "confirmed", "not tested"];
 
 /* -------------------------------------------------------------------------------- the elements */
 
@@ -391,6 +391,7 @@ function show({ focus = true } = {}) {
   list.render();
   if (!there) return;
   $("detail").scrollTop = 0;
+  if (getComputedStyle($("detail")).overflowY === "visible") $("detail").scrollIntoView();
   if (focus) $("shown").querySelector("h2").focus();
   else $("said").textContent = `${kind === "axis" ? "Axis" : "Row"} ${number} is shown`;
 }
