@@ -20,7 +20,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC AND NOT 
   endforeach()
 endif()
 if(LAPLEX_SANITIZE)
-  set_property(SOURCE src/kernels/baseline.cpp APPEND PROPERTY COMPILE_OPTIONS -O0)
+  set_property(SOURCE src/gram_derivatives.cpp src/kernels/baseline.cpp src/moments.cpp
+    APPEND PROPERTY COMPILE_OPTIONS -O0)
 endif()
 # The kernels pass vectors to inlined functions alone: how a call would pass them does not matter.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -9,4 +9,7 @@ if(LAPLEX_SANITIZE)
   # An error ends the program: otherwise the program would print a report, exit with 0 and pass the test.
   add_compile_options(-fsanitize=${LAPLEX_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${LAPLEX_SANITIZE})
+  if(LAPLEX_LIBFUZZER)
+    add_compile_options(-fsanitize=fuzzer-no-link)
+  endif()
 endif()

@@ -3,6 +3,7 @@
 #include <laplex/detail/scan_element.hpp>
 #include <laplex/error.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -33,19 +34,24 @@ void not_finite(const char* name, std::int64_t heads, std::int64_t count, std::i
                              : "-inf"));
 }
 
+namespace {
+
+// 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in
+// range.
+constexpr std::int64_t kMost = std::int64_t(1) << 48;
+
+}  // namespace
+
 void check_sizes(std::int64_t heads, std::int64_t n, std::int64_t m, std::int64_t most) {
   if (heads < 0 || n < 0 || m < 0) {
     invalid("heads, num_targets and num_sources must not be negative");
   }
-  // 2^48 anchors are 2 PiB: whoever asks for more has a wrong number, and products of sizes stay in
-  // range.
-  constexpr std::int64_t kMost = std::int64_t(1) << 48;
   if (n <= kMost && m <= kMost && n + m > most) {
     invalid("a matrix of " + std::to_string(n) + " targets and " + std::to_string(m) +
             " sources has more anchors than a plan can number, " + std::to_string(most) +
             ": split it into blocks of targets or of sources");
   }
-  if (n > kMost || m > kMost || (heads > 0 && n + m > kMost / heads)) {
+  if (n > kMost || m > kMost || heads > kMost || (heads > 0 && n + m > kMost / heads)) {
     throw Error(ErrorCode::out_of_memory, "a plan for " + std::to_string(heads) + " x (" +
                                               std::to_string(n) + " + " + std::to_string(m) +
                                               ") anchors is beyond any memory");
@@ -67,10 +73,45 @@ void check_sides(bool self, bool given, std::int64_t sources) {
   }
 }
 
-void check_call(std::int64_t rows, const char* name, bool complex, bool should_be_complex) {
+void check_rows(std::int64_t heads, std::int64_t rows, std::int64_t count) {
   if (rows < 0) {
     invalid("rows must not be negative, got " + std::to_string(rows));
   }
+  // Not more than kMost each, so that the first product is in range.
+  if (rows > 0 && (count > kMost || std::max<std::int64_t>(heads, 1) >
+                                        kMost / rows / std::max<std::int64_t>(count, 1))) {
+    throw Error(ErrorCode::out_of_memory, std::to_string(heads) + " x " + std::to_string(rows) +
+                                              " vectors of " + std::to_string(count) +
+                                              " numbers are beyond any memory");
+  }
+}
+
+void check_options(Profile profile, Side side) {
+  if (profile < Profile::matern12 || profile > Profile::matern52) {
+    invalid("profile must be matern12, matern32 or matern52, got the number " +
+            std::to_string(static_cast<int>(profile)));
+  }
+  if (side < Side::both || side > Side::right) {
+    invalid("side must be both, left or right, got the number " +
+            std::to_string(static_cast<int>(side)));
+  }
+}
+
+void check_mode(Mode mode) {
+  if (mode < Mode::plain || mode > Mode::adjoint) {
+    invalid("mode must be plain, transpose or adjoint, got the number " +
+            std::to_string(static_cast<int>(mode)));
+  }
+}
+
+void check_factor(Factor factor) {
+  if (factor < Factor::lower || factor > Factor::upper_inverse) {
+    invalid("factor must be lower, lower_inverse, upper or upper_inverse, got the number " +
+            std::to_string(static_cast<int>(factor)));
+  }
+}
+
+void check_type(const char* name, bool complex, bool should_be_complex) {
   if (complex != should_be_complex) {
     invalid(std::string("the ") + name + " must be " +
             (should_be_complex ? "complex: the values or the kernel are"
@@ -129,6 +170,8 @@ void check_levels(const double* levels, std::int64_t heads, std::int64_t count,
   if (count < 0) {
     invalid("count must be at least 0, got " + std::to_string(count));
   }
+  check_rows(heads, 1, count);
+  check_array("levels", levels, heads * count);
   for (std::int64_t k = 0; k < heads * count; ++k) {
     if (!(levels[k] > 0.0 && levels[k] < static_cast<double>(anchors))) {
       invalid("levels must lie between 0 and the number of anchors, " + std::to_string(anchors) +

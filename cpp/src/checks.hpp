@@ -2,6 +2,7 @@
 #pragma once
 
 #include <laplex/detail/decay.hpp>
+#include <laplex/gram.hpp>
 #include <laplex/plan.hpp>
 
 #include <cstdint>
@@ -23,8 +24,24 @@ void check_sides(bool self, std::int64_t n, std::int64_t m);
 /// The same of the anchors for an update; `given`: whether there are sources among them.
 void check_sides(bool self, bool given, std::int64_t sources);
 
-/// Throws for fewer rows than none, and for an array (the result, a cotangent) of the wrong type.
-void check_call(std::int64_t rows, const char* name, bool complex, bool should_be_complex);
+/// Throws if an array of so many entries has no address.
+inline void check_array(const char* name, const void* array, std::int64_t entries) {
+  if (array == nullptr && entries > 0) {
+    invalid(std::string(name) + " is a null pointer, but the sizes of this call say that it has " +
+            std::to_string(entries) + " entries");
+  }
+}
+
+/// Throws for fewer rows than none, and for arrays [heads, rows, count] that are beyond any memory.
+void check_rows(std::int64_t heads, std::int64_t rows, std::int64_t count);
+
+/// Throws for numbers that are no enumerators.
+void check_options(Profile profile, Side side);
+void check_mode(Mode mode);
+void check_factor(Factor factor);
+
+/// Throws for an array (the result, a cotangent) of the wrong type.
+void check_type(const char* name, bool complex, bool should_be_complex);
 
 /// Throws for a cumulative sum that is another member of the family too, or of a kernel that has
 /// none.

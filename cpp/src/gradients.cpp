@@ -272,7 +272,10 @@ void Plan<T>::vjp_any(const T* v, bool v_complex, Strides v_strides, const T* g,
   const Fixed<T>& fixed = snapshot->fixed();
   const bool together = fixed.self && fixed.heads > 0 && gradients.targets != nullptr &&
                         gradients.sources == gradients.targets;
-  check_call(rows, "cotangent", g_complex, v_complex || kernel_is_complex());
+  check_rows(fixed.heads, rows, std::max(fixed.n, fixed.m));
+  check_type("cotangent", g_complex, v_complex || kernel_is_complex());
+  check_array("v", v, fixed.heads * rows * fixed.m);
+  check_array("g", g, fixed.heads * rows * fixed.n);
   check_cumulative(term, fixed.cumulates(), v_complex);
   term.polynomial = polynomial_of(term, fixed.profile);
   const int parts = parts_of(fixed, v_complex);
@@ -380,7 +383,9 @@ void Plan<T>::second_vjp(const T* v, Strides v_strides, const T* g, Strides g_st
                          const SecondGradients<T>& gradients, int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  check_call(rows, "cotangent", false, false);
+  check_rows(fixed.heads, rows, std::max(fixed.n, fixed.m));
+  check_array("v", v, fixed.heads * rows * fixed.m);
+  check_array("g", g, fixed.heads * rows * fixed.n);
   if (fixed.complex_kernel() || fixed.profile != Profile::matern12) {
     invalid(
         "second_vjp supports only the kernel matern12 without phases and frequency: for others, "

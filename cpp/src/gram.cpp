@@ -56,10 +56,9 @@ void check(const Covariance& c) {
             std::to_string(c.width) +
             ": a block of state is 1, 2 or 3 columns, and a frequency or a phase doubles that");
   }
+  check_rows(c.batch, c.n, c.width);
   check_blocks(c);
-  if (c.anchors == nullptr && c.batch * c.n > 0) {
-    invalid("anchors is null");
-  }
+  check_array("anchors", c.anchors, c.batch * c.n);
   check_finite("anchors", c.anchors, c.batch, c.n);
   check_finite("loadings", c.loadings, c.batch, c.n * c.width);
   const std::vector<char> used = used_lengthscales(c);
@@ -270,6 +269,7 @@ Gram::Gram(const Covariance& covariance) {
 }
 
 void Gram::log_variances(double* out) const {
+  check_array("out", out, batch() * size());
   for (std::int64_t b = 0; b < batch(); ++b) {
     const GramLine& line = state_->lines[static_cast<std::size_t>(b)];
     for (std::int64_t k = 0; k < size(); ++k) {
@@ -279,20 +279,24 @@ void Gram::log_variances(double* out) const {
 }
 
 void Gram::logdet(double* out) const {
+  check_array("out", out, batch());
   for (std::int64_t b = 0; b < batch(); ++b) {
     out[b] = state_->lines[static_cast<std::size_t>(b)].logdet;
   }
 }
 
 void Gram::precision(double* diagonal, double* off_diagonal) const {
-  for (const GramLine& line : state_->lines) {
-    if (width() != 1 || state_->layout.block != 1 ||
+  const GramState& state = checked(state_);
+  for (const GramLine& line : state.lines) {
+    if (state.width != 1 || state.layout.block != 1 ||
         std::any_of(line.noise.begin(), line.noise.end(),
                     [](double noise) { return noise != 0.0; })) {
       invalid("the inverse is tridiagonal for one real term without noise only: use solve()");
     }
   }
   const std::int64_t n = size();
+  check_array("diagonal", diagonal, batch() * n);
+  check_array("off_diagonal", off_diagonal, batch() * (n - 1));
   for (std::int64_t b = 0; b < batch(); ++b) {
     const GramLine& line = state_->lines[static_cast<std::size_t>(b)];
     for (std::int64_t k = 0; k < n; ++k) {
@@ -308,25 +312,29 @@ void Gram::precision(double* diagonal, double* off_diagonal) const {
 }
 
 void Gram::order(std::int64_t* out) const {
-  for (const GramLine& line : state_->lines) {
+  check_array("out", out, batch() * size());
+  for (const GramLine& line : checked(state_).lines) {
     out = std::copy(line.order.begin(), line.order.end(), out);
   }
 }
 
 std::int64_t Gram::batch() const noexcept {
-  return static_cast<std::int64_t>(state_->lines.size());
+  return state_ == nullptr ? 0 : static_cast<std::int64_t>(state_->lines.size());
 }
 std::int64_t Gram::size() const noexcept {
-  return state_->n;
+  return state_ == nullptr ? 0 : state_->n;
 }
 std::int64_t Gram::width() const noexcept {
-  return state_->width;
+  return state_ == nullptr ? 0 : state_->width;
 }
 bool Gram::has_ties() const noexcept {
-  return std::any_of(state_->lines.begin(), state_->lines.end(),
-                     [](const GramLine& line) { return line.has_ties; });
+  return state_ != nullptr && std::any_of(state_->lines.begin(), state_->lines.end(),
+                                          [](const GramLine& line) { return line.has_ties; });
 }
 std::int64_t Gram::nbytes() const noexcept {
+  if (state_ == nullptr) {
+    return 0;
+  }
   std::int64_t bytes = 0;
   for (const GramLine& line : state_->lines) {
     bytes += line.order.nbytes() + line.anchors.nbytes() + line.fall.nbytes() +

@@ -24,6 +24,10 @@ std::vector<int> sizes_of(const Covariance& c) {
 
 void check_blocks(const Covariance& c) {
   std::int64_t columns = 0;
+  if (c.num_blocks < 0) {
+    invalid("num_blocks must not be negative, got " + std::to_string(c.num_blocks));
+  }
+  check_array("blocks", c.blocks, c.num_blocks);
   for (std::int64_t k = 0; k < c.num_blocks; ++k) {
     if (c.blocks[k] < 1 || c.blocks[k] > 3) {
       invalid("the blocks of a covariance have 1, 2 or 3 columns, but block " + std::to_string(k) +

@@ -3,6 +3,7 @@
 #include <laplex/gram.hpp>
 
 #include "boundary.hpp"
+#include "checks.hpp"
 #include "gram_reverse.hpp"
 #include "gram_state.hpp"
 #include "parallel.hpp"
@@ -22,6 +23,12 @@ double* offset(double* array, std::int64_t by) {
 }
 const double* offset(const double* array, std::int64_t by) {
   return array == nullptr ? nullptr : array + by;
+}
+
+void check_vectors(const Gram& gram, const double* a, const double* b, std::int64_t rows) {
+  check_rows(gram.batch(), rows, gram.size());
+  check_array("a", a, gram.batch() * rows * gram.size());
+  check_array("b", b, gram.batch() * rows * gram.size());
 }
 
 template <class N>
@@ -67,9 +74,10 @@ void reverse_all(const GramState& state, Problem all, int num_threads) {
 void Gram::vjp(const double* a, const double* b, std::int64_t rows, const double* w,
                const GramGradients& gradients, double* d_b, int num_threads) const {
   guarded([&] {
+    check_vectors(*this, a, b, rows);
     reverse_all<double>(
-        *state_, {nullptr, nullptr, 0, 0, rows, a, b, w, {}, gradients, nullptr, d_b, nullptr},
-        num_threads);
+        checked(state_),
+        {nullptr, nullptr, 0, 0, rows, a, b, w, {}, gradients, nullptr, d_b, nullptr}, num_threads);
   });
 }
 
@@ -77,7 +85,8 @@ void Gram::vjp_tangent(const double* a, const double* b, std::int64_t rows, cons
                        const GramTangent& tangent, const GramGradients& gradients, double* d_a,
                        double* d_b, double* d_w, int num_threads) const {
   guarded([&] {
-    reverse_all<Dual>(*state_,
+    check_vectors(*this, a, b, rows);
+    reverse_all<Dual>(checked(state_),
                       {nullptr, nullptr, 0, 0, rows, a, b, w, tangent, gradients, d_a, d_b, d_w},
                       num_threads);
   });

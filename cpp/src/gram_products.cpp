@@ -202,57 +202,59 @@ void apply_any(const GramLine& line, const Layout& layout, std::int64_t n, Facto
   });
 }
 
-void check_rows(const double* in, const double* out, std::int64_t entries, std::int64_t rows) {
-  if (rows < 0) {
-    invalid("rows must not be negative, got " + std::to_string(rows));
-  }
-  if (entries > 0 && (in == nullptr || out == nullptr)) {
-    invalid("the input or the output is null");
-  }
-}
-
 }  // namespace
 
 void Gram::apply(Factor factor, bool scaled, const double* in, double* out, std::int64_t rows,
                  int num_threads) const {
   guarded([&] {
-    check_rows(in, out, batch() * rows * size(), rows);
-    for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
-      apply_any(line, state_->layout, size(), factor, scaled, in + row * size(), out + row * size(),
-                whole);
-    });
+    check_factor(factor);
+    check_rows(batch(), rows, size());
+    check_array("in", in, batch() * rows * size());
+    check_array("out", out, batch() * rows * size());
+    for_blocks(checked(state_), rows, num_threads,
+               [&](const GramLine& line, std::int64_t row, bool whole) {
+                 apply_any(line, state_->layout, size(), factor, scaled, in + row * size(),
+                           out + row * size(), whole);
+               });
   });
 }
 
 void Gram::log_prob(const double* v, double* out, std::int64_t rows, int num_threads) const {
   guarded([&] {
-    check_rows(v, out, batch() * rows * size(), rows);
+    check_rows(batch(), rows, size());
+    check_array("v", v, batch() * rows * size());
+    check_array("out", out, batch() * rows);
     const std::int64_t n = size();
-    for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
-      const double same = -0.5 * (line.logdet + static_cast<double>(n) * std::log(2.0 * kPi));
-      double sum[kRows];
-      with_shape(state_->layout.block, state_->layout.columns, [&](auto shape) {
-        constexpr int J = decltype(shape)::columns;
-        constexpr int B = decltype(shape)::block;
-        whole ? quadratic<J, B, kRows>(line, v + row * n, n, sum)
-              : quadratic<J, B, 1>(line, v + row * n, n, sum);
-      });
-      for (int r = 0; r < (whole ? kRows : 1); ++r) {
-        out[row + r] = same + sum[r];
-      }
-    });
+    for_blocks(checked(state_), rows, num_threads,
+               [&](const GramLine& line, std::int64_t row, bool whole) {
+                 const double same =
+                     -0.5 * (line.logdet + static_cast<double>(n) * std::log(2.0 * kPi));
+                 double sum[kRows];
+                 with_shape(state_->layout.block, state_->layout.columns, [&](auto shape) {
+                   constexpr int J = decltype(shape)::columns;
+                   constexpr int B = decltype(shape)::block;
+                   whole ? quadratic<J, B, kRows>(line, v + row * n, n, sum)
+                         : quadratic<J, B, 1>(line, v + row * n, n, sum);
+                 });
+                 for (int r = 0; r < (whole ? kRows : 1); ++r) {
+                   out[row + r] = same + sum[r];
+                 }
+               });
   });
 }
 
 void Gram::solve(const double* b, double* x, std::int64_t rows, int num_threads) const {
   guarded([&] {
-    check_rows(b, x, batch() * rows * size(), rows);
-    for_blocks(*state_, rows, num_threads, [&](const GramLine& line, std::int64_t row, bool whole) {
-      apply_any(line, state_->layout, size(), Factor::lower_inverse, true, b + row * size(),
-                x + row * size(), whole);
-      apply_any(line, state_->layout, size(), Factor::upper_inverse, true, x + row * size(),
-                x + row * size(), whole);
-    });
+    check_rows(batch(), rows, size());
+    check_array("b", b, batch() * rows * size());
+    check_array("x", x, batch() * rows * size());
+    for_blocks(checked(state_), rows, num_threads,
+               [&](const GramLine& line, std::int64_t row, bool whole) {
+                 apply_any(line, state_->layout, size(), Factor::lower_inverse, true,
+                           b + row * size(), x + row * size(), whole);
+                 apply_any(line, state_->layout, size(), Factor::upper_inverse, true,
+                           x + row * size(), x + row * size(), whole);
+               });
   });
 }
 

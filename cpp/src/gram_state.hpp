@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <memory>
 #include <vector>
 
 namespace laplex::detail {
@@ -61,6 +62,14 @@ struct GramState {
 
   [[nodiscard]] std::int64_t chunks() const { return (n + kFilterChunk - 1) / kFilterChunk; }
 };
+
+/// The state of a Gram that was not moved from.
+[[nodiscard]] inline const GramState& checked(const std::shared_ptr<const GramState>& state) {
+  if (state == nullptr) {
+    invalid("this Gram was moved from: use the one that it was moved to");
+  }
+  return *state;
+}
 
 /// The widths that are compiled; others are filled up to the next one.
 inline constexpr int kCompiledWidths[] = {1, 2, 3, 4, 6, 8, 16, 32};

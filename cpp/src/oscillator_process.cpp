@@ -364,7 +364,8 @@ bool in_range(const OscillatorProcess& p) {
 bool oscillator_log_density(const OscillatorProcess& p, double* out,
                             const OscillatorGradients* gradients) {
   return guarded([&] {
-    if (p.n < 1 || p.n > kMostAnchors || !in_range(p)) {
+    check_process(p, out, {p.lengthscale[0], p.lengthscale[1], p.weight[0], p.weight[1]});
+    if (p.n < 1 || !in_range(p)) {
       return false;
     }
     const OscillatorGradients to = gradients == nullptr ? OscillatorGradients{} : *gradients;

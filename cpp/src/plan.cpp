@@ -39,6 +39,7 @@ void check_finite(const char* name, const T* values, std::int64_t heads, std::in
   // 0 * v is 0 for finite values alone. In eight places, so that it is done many at a time.
   constexpr std::int64_t kPlaces = 8;
   const std::int64_t all = heads * count;
+  check_array(name, values, all);
   T zeros[kPlaces] = {};
   std::int64_t looked_at = 0;
   for (; looked_at + kPlaces <= all; looked_at += kPlaces) {
@@ -98,6 +99,8 @@ std::shared_ptr<const Fixed<T>> make_fixed(const Kernel<T>& kernel) {
   fixed->profile = kernel.profile;
   fixed->side = kernel.side;
   fixed->num_threads = kernel.num_threads;
+  fixed->lengthscale.reserve(static_cast<std::size_t>(kernel.heads));
+  fixed->rate.reserve(static_cast<std::size_t>(kernel.heads));
   for (std::int64_t h = 0; h < kernel.heads; ++h) {
     const Rate rate{kernel.lengthscale ? kernel.lengthscale[h] : 1.0,
                     kernel.frequency ? kernel.frequency[h] : 0.0};
@@ -169,6 +172,7 @@ Plan<T>::Plan(const Kernel<T>& kernel) {
   const Kernel<T>& k = kernel;
   check_sizes(k.heads, k.num_targets, k.num_sources, kMostAnchors);
   check_sides(is_self_case(k), k.num_targets, k.num_sources);
+  check_options(k.profile, k.side);
   check_part(k);
   const std::int64_t sets = k.shared_anchors && k.heads > 1 ? 1 : k.heads;
   check_finite("targets", k.targets, sets, k.num_targets);
@@ -233,6 +237,9 @@ void Plan<T>::update(const Changes<T>& changes, int num_threads) {
 template <class T>
 std::shared_ptr<const State<T>> Plan<T>::state() const {
   const std::lock_guard<std::mutex> lock(state_mutex());
+  if (state_ == nullptr) {
+    invalid("this plan was moved from: use the one that it was moved to");
+  }
   return state_;
 }
 
@@ -294,6 +301,8 @@ void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
   if (matrix_complex != kernel_is_complex()) {
     invalid("the matrix must be complex exactly if the kernel is");
   }
+  check_rows(fixed.heads, fixed.n, fixed.m);
+  check_array("matrix", matrix, fixed.heads * fixed.n * fixed.m);
   const int threads = threads_for(fixed.heads * fixed.n * fixed.m, fixed.num_threads);
   const bool shaped = fixed.profile != Profile::matern12;
   const Polynomial polynomial = polynomial_of(fixed.profile);
@@ -347,29 +356,32 @@ void Plan<T>::to_dense_any(T* matrix, bool matrix_complex) const {
 
 template <class T>
 std::int64_t Plan<T>::heads() const noexcept {
-  return state()->fixed().heads;
+  return spare_ == nullptr ? 0 : state()->fixed().heads;
 }
 template <class T>
 std::int64_t Plan<T>::num_targets() const noexcept {
-  return state()->fixed().n;
+  return spare_ == nullptr ? 0 : state()->fixed().n;
 }
 template <class T>
 std::int64_t Plan<T>::num_sources() const noexcept {
-  return state()->fixed().m;
+  return spare_ == nullptr ? 0 : state()->fixed().m;
 }
 template <class T>
 bool Plan<T>::is_self() const noexcept {
-  return state()->fixed().self;
+  return spare_ != nullptr && state()->fixed().self;
 }
 template <class T>
 bool Plan<T>::kernel_is_complex() const noexcept {
+  if (spare_ == nullptr) {
+    return false;
+  }
   const auto snapshot = state();
   return snapshot->fixed().complex_kernel() && !snapshot->fixed().real_part;
 }
 template <class T>
 std::int64_t Plan<T>::nbytes() const noexcept {
   const std::lock_guard<std::mutex> lock(state_mutex());
-  return state_->nbytes() + spare_->nbytes();
+  return spare_ == nullptr ? 0 : state_->nbytes() + spare_->nbytes();
 }
 
 template class Plan<float>;

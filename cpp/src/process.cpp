@@ -321,7 +321,8 @@ bool in_range(const Process& p) {
 bool log_density(const Process& process, double* out, const ProcessGradients* gradients) {
   return guarded([&] {
     const Process& p = process;
-    if (p.n < 1 || p.n > kMostAnchors || !in_range(p)) {
+    check_process(p, out, {p.lengthscale, p.variance});
+    if (p.n < 1 || !in_range(p)) {
       return false;
     }
     const int threads = threads_for(p.batch * p.n * (gradients == nullptr ? 1 : 3), p.num_threads);

@@ -2,16 +2,31 @@
 #pragma once
 
 #include "array.hpp"
+#include "checks.hpp"
 #include "order.hpp"
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 
 namespace laplex::detail {
 
 inline bool is_scale(double x) {
   return x >= std::numeric_limits<double>::min() && x <= std::numeric_limits<double>::max();
+}
+
+/// Throws for impossible sizes, and unless whatever has entries has an address. The other arrays
+/// that must be given have an entry for each process.
+template <class P>
+void check_process(const P& p, const double* out, std::initializer_list<const double*> others) {
+  check_sizes(p.batch, p.n, 0, kMostAnchors);
+  check_array("anchors", p.anchors, p.batch * p.n);
+  check_array("values", p.values, p.batch * p.n);
+  check_array("out", out, p.batch);
+  for (const double* const other : others) {
+    check_array("a parameter of the processes", other, p.batch);
+  }
 }
 
 /// Whether no noise variance is negative or NaN.

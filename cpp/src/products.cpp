@@ -6,6 +6,8 @@
 
 #include <laplex/plan.hpp>
 
+#include <algorithm>
+
 namespace laplex {
 
 using namespace detail;
@@ -16,10 +18,14 @@ void Plan<T>::apply_any(const T* v, bool v_complex, std::int64_t rows, Strides v
                         int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  check_call(rows, "result", u_complex, v_complex || kernel_is_complex());
+  check_mode(mode);
+  const bool transposed = mode != Mode::plain;
+  check_rows(fixed.heads, rows, std::max(fixed.n, fixed.m));
+  check_type("result", u_complex, v_complex || kernel_is_complex());
+  check_array("v", v, fixed.heads * rows * (transposed ? fixed.n : fixed.m));
+  check_array("u", u, fixed.heads * rows * (transposed ? fixed.m : fixed.n));
   check_cumulative(term, fixed.cumulates(), v_complex);
   term.polynomial = polynomial_of(term, fixed.profile);
-  const bool transposed = mode != Mode::plain;
   const int parts = parts_of(fixed, v_complex);
   guarded([&] {
     const Vectors<const T> in{v, v_complex, v_strides, parts};
@@ -36,7 +42,11 @@ void Plan<T>::half_sums_any(const T* v, bool v_complex, std::int64_t rows, Strid
                             int num_threads) const {
   const auto snapshot = state();
   const Fixed<T>& fixed = snapshot->fixed();
-  check_call(rows, "result", u_complex, v_complex || kernel_is_complex());
+  check_rows(fixed.heads, rows, std::max(fixed.n, fixed.m));
+  check_type("result", u_complex, v_complex || kernel_is_complex());
+  check_array("v", v, fixed.heads * rows * fixed.m);
+  check_array("left", left, fixed.heads * rows * fixed.n);
+  check_array("right", right, fixed.heads * rows * fixed.n);
   if (fixed.side != Side::both) {
     invalid("half_sums needs a plan with side both: the product with this one is one of them");
   }

@@ -39,6 +39,10 @@ double lengths_of(Profile profile) {
 }
 
 Polynomial polynomial_of(const Term& term, Profile profile) {
+  if (term.parity < Parity::even || term.parity > Parity::strict) {
+    invalid("parity must be even, odd or strict, got the number " +
+            std::to_string(static_cast<int>(term.parity)));
+  }
   for (std::size_t q = 0; q < term.polynomial.size(); ++q) {
     if (!std::isfinite(term.polynomial[q])) {
       invalid("coefficients of a term's polynomial must be finite, but that of power " +

@@ -89,6 +89,7 @@ void Plan<T>::quantiles(const double* levels, std::int64_t count, double* result
   const Fixed<T>& fixed = snapshot->fixed();
   const std::int64_t n = fixed.n;
   check_levels(levels, fixed.heads, count, n, fixed.self && fixed.cumulates());
+  check_array("result", result, fixed.heads * count);
   if (fixed.heads * count == 0) {
     return;
   }

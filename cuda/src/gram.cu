@@ -287,13 +287,12 @@ void add_logs(const GramLine& line, double* sums, double* out, Stream stream) {
          GramTotalsJob{sums, line.chunks, 1, 1, out});
 }
 
-void check_rows(std::int64_t rows, std::int64_t entries, const void* in, const void* out) {
-  if (rows < 0) {
-    invalid("rows must not be negative, got " + std::to_string(rows));
-  }
-  if (entries > 0 && (in == nullptr || out == nullptr)) {
-    invalid("the input or the output is null");
-  }
+/// Vectors [batch, rows, n], and what belongs to them.
+void check_vectors(const Gram& gram, std::int64_t rows, const char* name, const double* in,
+                   const char* other, const double* out, bool a_number_each = false) {
+  laplex::detail::check_rows(gram.batch(), rows, gram.size());
+  laplex::detail::check_array(name, in, gram.batch() * rows * gram.size());
+  laplex::detail::check_array(other, out, gram.batch() * rows * (a_number_each ? 1 : gram.size()));
 }
 
 }  // namespace
@@ -386,7 +385,8 @@ Gram::Gram(const Covariance& c, Stream stream, Memory storage, Memory scratch) {
 
 void Gram::apply(Factor factor, bool scaled, const double* in, double* out, std::int64_t rows,
                  Stream stream, Memory workspace) const {
-  check_rows(rows, batch() * rows * size(), in, out);
+  laplex::detail::check_factor(factor);
+  check_vectors(*this, rows, "in", in, "out", out);
   const Lent lent(workspace, workspace_bytes(rows), stream, "workspace");
   Cutter cut(lent.data());
   const GramWorkspace space(cut, state_->line, rows);
@@ -395,7 +395,7 @@ void Gram::apply(Factor factor, bool scaled, const double* in, double* out, std:
 
 void Gram::solve(const double* b, double* x, std::int64_t rows, Stream stream,
                  Memory workspace) const {
-  check_rows(rows, batch() * rows * size(), b, x);
+  check_vectors(*this, rows, "b", b, "x", x);
   const Lent lent(workspace, workspace_bytes(rows), stream, "workspace");
   Cutter cut(lent.data());
   const GramWorkspace space(cut, state_->line, rows);
@@ -404,23 +404,26 @@ void Gram::solve(const double* b, double* x, std::int64_t rows, Stream stream,
 }
 
 void Gram::log_variances(double* out, Stream stream) const {
+  laplex::detail::check_array("out", out, batch() * size());
   launch(gram_points_kernel, one_thread_each(batch() * size()), stream,
          GramPointsJob{state_->line, out, nullptr});
 }
 
 void Gram::order(std::int64_t* out, Stream stream) const {
+  laplex::detail::check_array("out", out, batch() * size());
   launch(gram_points_kernel, one_thread_each(batch() * size()), stream,
          GramPointsJob{state_->line, nullptr, out});
 }
 
 void Gram::logdet(double* out, Stream stream, Memory workspace) const {
+  laplex::detail::check_array("out", out, batch());
   const Lent lent(workspace, workspace_bytes(0), stream, "workspace");
   add_logs(state_->line, static_cast<double*>(lent.data()), out, stream);
 }
 
 void Gram::log_prob(const double* v, double* out, std::int64_t rows, Stream stream,
                     Memory workspace) const {
-  check_rows(rows, batch() * rows * size(), v, out);
+  check_vectors(*this, rows, "v", v, "out", out, true);
   const GramLine& line = state_->line;
   const Lent lent(workspace, workspace_bytes(rows), stream, "workspace");
   Cutter cut(lent.data());
@@ -437,7 +440,7 @@ void Gram::log_prob(const double* v, double* out, std::int64_t rows, Stream stre
 
 void Gram::vjp(const double* a, const double* b, std::int64_t rows, const double* w,
                const GramGradients& gradients, double* d_b, Stream stream, Memory workspace) const {
-  check_rows(rows, batch() * rows * size(), a, b);
+  check_vectors(*this, rows, "a", a, "b", b);
   gram_gradients<double>(state_->line, {a, b, rows, w, {}, gradients, nullptr, d_b, nullptr},
                          workspace, false, stream);
 }
@@ -445,7 +448,7 @@ void Gram::vjp(const double* a, const double* b, std::int64_t rows, const double
 void Gram::vjp_tangent(const double* a, const double* b, std::int64_t rows, const double* w,
                        const GramTangent& tangent, const GramGradients& gradients, double* d_a,
                        double* d_b, double* d_w, Stream stream, Memory workspace) const {
-  check_rows(rows, batch() * rows * size(), a, b);
+  check_vectors(*this, rows, "a", a, "b", b);
   gram_gradients<Dual>(state_->line, {a, b, rows, w, tangent, gradients, d_a, d_b, d_w}, workspace,
                        false, stream);
 }

@@ -14,9 +14,7 @@ namespace laplex::cuda::detail {
 template <class T>
 void check_array(const T* values, std::int64_t count, const char* name) {
   if (count > 0) {
-    if (values == nullptr) {
-      laplex::detail::invalid(std::string(name) + " is a null pointer");
-    }
+    laplex::detail::check_array(name, values, count);
     check_aligned(values, sizeof(T), name);
   }
 }

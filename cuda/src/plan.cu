@@ -10,8 +10,9 @@
 namespace laplex::cuda {
 
 using namespace detail;
-using laplex::detail::check_call;
 using laplex::detail::check_cumulative;
+using laplex::detail::check_mode;
+using laplex::detail::check_type;
 using laplex::detail::has_complex_entries;
 using laplex::detail::invalid;
 using laplex::detail::polynomial_of;
@@ -31,8 +32,12 @@ void check_values(bool complex, bool real_part) {
   }
 }
 
+/// Vectors [heads, rows, count].
 template <class T>
-void check_vectors(const ConstVectors& vectors, const char* name) {
+void check_vectors(const State<T>& state, const ConstVectors& vectors, std::int64_t rows,
+                   std::int64_t count, const char* name) {
+  laplex::detail::check_rows(state.heads(), rows, count);
+  laplex::detail::check_array(name, vectors.data, state.heads() * rows * count);
   check_aligned(vectors.data,
                 vectors.storage == Storage::single_or_double ? sizeof(T) : sizeof(std::uint16_t),
                 name);
@@ -136,10 +141,12 @@ bool Plan<T>::holds(const T* targets, const T* sources, Stream stream, Memory sc
 template <class T>
 void Plan<T>::apply(const ConstVectors& values, std::int64_t rows, const Vectors& result,
                     Stream stream, Mode mode, Term term, Memory workspace) const {
-  check_call(rows, "result", result.complex, values.complex || kernel_is_complex());
+  check_mode(mode);
+  const bool plain = mode == Mode::plain;
+  check_type("result", result.complex, values.complex || kernel_is_complex());
   check_values(values.complex, parameters_.real_part);
-  check_vectors<T>(values, "values");
-  check_vectors<T>(result, "result");
+  check_vectors<T>(*state_, values, rows, plain ? num_sources() : num_targets(), "values");
+  check_vectors<T>(*state_, result, rows, plain ? num_targets() : num_sources(), "result");
   check_cumulative(term, cumulates(*state_, parameters_), values.complex);
   check_stream(*state_, stream);
   const Part part = part_of(parameters_.side, mode != Mode::plain);
@@ -155,11 +162,11 @@ void Plan<T>::half_sums(const ConstVectors& values, std::int64_t rows, const Vec
     invalid("half_sums needs a plan with side both: the product with this one is one of them");
   }
   for (const Vectors& half : {left, right}) {
-    check_call(rows, "result", half.complex, values.complex || kernel_is_complex());
-    check_vectors<T>(half, "half sums");
+    check_type("result", half.complex, values.complex || kernel_is_complex());
+    check_vectors<T>(*state_, half, rows, num_targets(), "half sums");
   }
   check_values(values.complex, parameters_.real_part);
-  check_vectors<T>(values, "values");
+  check_vectors<T>(*state_, values, rows, num_sources(), "values");
   check_stream(*state_, stream);
   product(product_call(*state_, parameters_, values, rows, left, Mode::plain, {}, Part::left),
           workspace, false, stream);
@@ -174,6 +181,9 @@ void Plan<T>::quantiles(const double* levels, std::int64_t count, double* result
   // The levels are on the device: nobody waits to look at them.
   laplex::detail::check_levels(nullptr, 0, 0, state_->n(),
                                state_->self() && cumulates(*state_, parameters_));
+  laplex::detail::check_rows(heads(), count, 1);
+  laplex::detail::check_array("levels", levels, heads() * count);
+  laplex::detail::check_array("result", result, heads() * count);
   detail::quantiles<T>({*state_, parameters_of(parameters_, false), levels, count, result},
                        workspace, false, stream);
   state_->used_in(stream);
@@ -221,10 +231,10 @@ template <class T>
 void Plan<T>::vjp(const ConstVectors& values, const ConstVectors& grad, std::int64_t rows,
                   const Gradients<T, T>& gradients, Stream stream, Term term,
                   Memory workspace) const {
-  check_call(rows, "cotangent", grad.complex, values.complex || kernel_is_complex());
+  check_type("cotangent", grad.complex, values.complex || kernel_is_complex());
   check_values(values.complex, parameters_.real_part);
-  check_vectors<T>(values, "values");
-  check_vectors<T>(grad, "grad");
+  check_vectors<T>(*state_, values, rows, num_sources(), "values");
+  check_vectors<T>(*state_, grad, rows, num_targets(), "grad");
   if (gradients.targets != nullptr && gradients.targets == gradients.sources) {
     invalid("on a GPU, the gradients by targets and by sources need an array each: add them up");
   }

@@ -124,7 +124,9 @@ struct GramTangent {
 ///
 /// Vectors are contiguous arrays `[batch, rows, n]`. All results have the same bits for any number
 /// of threads. Const members are safe to call from several threads at once. Every member that takes
-/// `num_threads` treats 0 as Covariance::num_threads.
+/// `num_threads` treats 0 as Covariance::num_threads. A null pointer to an array that has entries
+/// is an Error `invalid_argument`. A Gram that was moved from has no matrices, and its other
+/// members throw.
 class Gram {
  public:
   /// Sorts the anchors and factorises the matrices.

@@ -204,8 +204,9 @@ struct SecondGradients {
 /// thread calls update().
 /// Members that take `num_threads` treat 0 as Kernel::num_threads.
 ///
-/// **Errors.** Members throw Error for arguments outside their domain (`invalid_argument`) and for
-/// lack of memory (`out_of_memory`).
+/// **Errors.** Members throw Error for arguments outside their domain (`invalid_argument`), also
+/// for a null pointer to an array that has entries, and for lack of memory (`out_of_memory`). A
+/// plan that was moved from has no heads and no anchors, and its other members throw.
 /// \tparam T the type of anchors, phases and values, float or double
 template <class T>
 class Plan {
@@ -261,7 +262,7 @@ class Plan {
   void apply(const V* v, R* u, std::int64_t rows = 1, Mode mode = Mode::plain) const {
     const std::int64_t in = mode == Mode::plain ? num_sources() : num_targets();
     const std::int64_t out = mode == Mode::plain ? num_targets() : num_sources();
-    apply(v, u, rows, Strides{rows * in, in}, Strides{rows * out, out}, mode);
+    apply(v, u, rows, contiguous(rows, in), contiguous(rows, out), mode);
   }
 
   /// Computes `v = K^T u` for contiguous arrays.
@@ -335,7 +336,7 @@ class Plan {
         gradients.lengthscale,        gradients.frequency, gradients.target_phase,
         gradients.source_phase};
     vjp_any(as_scalars(v), is_complex<V>, v_strides, as_scalars(g), is_complex<R>, g_strides, rows,
-            scalars, {rows * num_sources(), num_sources()}, term, num_threads);
+            scalars, contiguous(rows, num_sources()), term, num_threads);
   }
 
   /// Backpropagates through vjp(): computes the gradients of the sum of its results, each times its
@@ -448,6 +449,13 @@ class Plan {
  private:
   template <class V>
   static constexpr bool is_complex = std::is_same_v<std::remove_const_t<V>, std::complex<T>>;
+
+  /// Of sizes that are not checked yet: unsigned numbers may overflow.
+  static Strides contiguous(std::int64_t rows, std::int64_t count) {
+    return {static_cast<std::int64_t>(static_cast<std::uint64_t>(rows) *
+                                      static_cast<std::uint64_t>(count)),
+            count};
+  }
 
   template <class V>
   static auto as_scalars(V* p) {

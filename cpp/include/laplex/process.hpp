@@ -51,7 +51,8 @@ struct ProcessGradients {
 /// \return false if this way does not lead to a result, and the class Gram must be asked: for
 ///   parameters out of range, NaN or infinite input, matrices that are singular or close to it, and
 ///   derivatives by anchors that coincide
-/// \throws Error `out_of_memory`
+/// \throws Error `invalid_argument` for impossible sizes and for null pointers to arrays that have
+///   entries; `out_of_memory`
 [[nodiscard]] bool log_density(const Process& process, double* out,
                                const ProcessGradients* gradients = nullptr);
 
@@ -90,7 +91,8 @@ struct OscillatorGradients {
 /// \param gradients where to write the derivatives; may be null
 /// \return false if this way does not lead to a result, and the class Gram must be asked: as for
 ///   Process, and for negative weights
-/// \throws Error `out_of_memory`
+/// \throws Error `invalid_argument` for impossible sizes and for null pointers to arrays that have
+///   entries; `out_of_memory`
 [[nodiscard]] bool oscillator_log_density(const OscillatorProcess& process, double* out,
                                           const OscillatorGradients* gradients = nullptr);
 
