@@ -257,6 +257,7 @@ $(STAMPS)/wheel: build/wheel/tested
 
 test-python: $(STAMPS)/wheel ## run the Python tests on the installed wheel
 	$(HEADING) "Python tests on the installed wheel"
+	command -v chromedriver || tools/system_package.sh "Chromium with its chromedriver" chromium-driver chromedriver chromedriver
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/wheel ## run the examples on pretrained models in full: minutes
