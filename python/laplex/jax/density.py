@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ def _density(*own: Any, present: Sequence[bool], needs: Sequence[bool]) -> list[
     bits = [bool(flag) for flag in _filled(needs, present)]
     ends = [each.shape[each.ndim - last :] for each, last in zip(own, trailing, strict=True)]
     flat = [
-        jnp.broadcast_to(each, (*batch, *end)).reshape(-1, *end)
+        jnp.broadcast_to(each, (*batch, *end)).reshape(prod(batch), *end)
         for each, end in zip(own, ends, strict=True)
     ]
     if n == 0 or 0 in batch:
