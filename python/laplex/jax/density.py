@@ -68,7 +68,7 @@ def log_prob(
         If shapes do not match, or a lengthscale that is a Python number is out of range.
     NotImplementedError
         If the arrays are not on the CPU, or a second derivative is requested.
-    jax.errors.JaxRuntimeError
+    jax.errors.JaxRuntimeError or ValueError
         If numbers in arrays are out of range, or a matrix is singular. This is known only when XLA
         computes, which may be after this function has returned.
 

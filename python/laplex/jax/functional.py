@@ -76,7 +76,7 @@ def matvec(
     NotImplementedError
         If the arrays are not on the CPU, or if lengthscale and frequency are differentiated more
         than four times in total.
-    jax.errors.JaxRuntimeError
+    jax.errors.JaxRuntimeError or ValueError
         If anchors or phases are NaN or infinite, or a lengthscale in an array is not positive. What
         is in arrays is known only when XLA computes, which may be after this function has
         returned.
