@@ -84,7 +84,7 @@ def log_prob(
     Examples
     --------
     >>> import jax, jax.numpy as jnp, laplex.jax
-    >>> x, v = jnp.array([0.0, 1.0, 3.0]), jnp.array([0.3, -0.2, 1.0])
+    >>> x, v = jnp.float32([0.0, 1.0, 3.0]), jnp.float32([0.3, -0.2, 1.0])
     >>> def density(lengthscale):
     ...     return laplex.jax.log_prob(v, x, lengthscale=lengthscale, noise=0.1)
     >>> round(float(density(2.0)), 4), round(float(jax.grad(density)(2.0)), 4)

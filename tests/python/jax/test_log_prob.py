@@ -18,6 +18,8 @@ from strategies import quick
 
 log_prob = laplex.jax.log_prob
 N = 6
+#: Which of them depends on the version of JAX, and on whether it waits for the result.
+FROM_XLA = (jax.errors.JaxRuntimeError, ValueError)
 NAMES = ("values", "anchors", "lengthscale", "variance", "frequency", "noise")
 
 

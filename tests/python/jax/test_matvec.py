@@ -20,6 +20,8 @@ from laplex import plan_cache
 from strategies import assert_same_bits, awkward_anchor, draw_values, quick
 
 matvec = laplex.jax.matvec
+#: Which of them depends on the version of JAX, and on whether it waits for the result.
+FROM_XLA = (jax.errors.JaxRuntimeError, ValueError)
 compiled = jax.jit(matvec, static_argnames=("real_part", "kernel"))
 FORMS = (
     ("real", "matern12"),
