@@ -42,7 +42,7 @@ INSTALL := $(PIP) install --no-compile -c constraints.txt $(if $(TORCH_INDEX),--
 # another. Each process takes whole files, because their fixtures are expensive: in their order, because
 # those with the fewest tests, which would come last, are not the quickest.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-HEADING = @printf '\n=== %s ===\n'
+HEADING = @printf '\n=== %s: %s ===\n' "$$(date +%T)"
 
 CPP_FILES := $(shell find cpp cuda python/bindings tests bench -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
@@ -177,7 +177,7 @@ endif
 PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaCumulative/*:CudaQuantiles/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
 
 ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
-test-ptx: $(if $(FOR_EMULATOR),build,$(STAMPS)/venv) ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores
+test-ptx: $(if $(FOR_EMULATOR),build,$(STAMPS)/venv) ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU
 	$(HEADING) "CUDA kernels as nvcc compiled them, on the PTX emulator"
 	tools/googletest.sh
 	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run self-test
@@ -252,7 +252,7 @@ $(STAMPS)/wheel: build/wheel/tested
 
 test-python: $(STAMPS)/wheel ## run the Python tests on the installed wheel
 	$(HEADING) "Python tests on the installed wheel"
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) --durations=30 --durations-min=2 $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/wheel ## run the examples on pretrained models in full: minutes
 	$(HEADING) "slow Python tests on the installed wheel"
