@@ -136,6 +136,10 @@ void check_product(const Model& model, const Gram& gram, const Vector& v, std::i
           continue;
         }
         const long double got = u[static_cast<std::size_t>((b * rows + r) * model.n + i)];
+        if (!(std::fabs(got - sum) <= 1e-11L * scale + 1e-290L)) {
+          std::fprintf(stderr, "%Lg should be %Lg, where magnitudes add up to %Lg\n", got, sum,
+                       scale);
+        }
         require(std::fabs(got - sum) <= 1e-11L * scale + 1e-290L,
                 "the factor times its transpose is the matrix");
       }

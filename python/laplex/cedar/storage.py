@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .. import _core
 from .._support.complete_files import replacing
+from .._support.json_files import read_json
 from .confirmation import Confirmation
 from .files import CONFIG, TENSORS, check_model
 from .fitted import Fitted, Modality
@@ -98,7 +98,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     path = Path(folder).expanduser()
     check_model(path)
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(path / CONFIG)
         form = config["format"]
         if config["model"] != _MODEL:
             raise KeyError("model")
@@ -164,7 +164,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         confirmation = config.get("confirmation")
         if confirmation is not None:
             confirmation = Confirmation.from_json(json.dumps(confirmation))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # there are as many kinds as there are ways to be damaged
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
     return Saved(parameters, fitted, config.get("feature_names_in_"), confirmation)
 
