@@ -378,7 +378,7 @@ def test_a_backbone_of_one_s_own(tmp_path, monkeypatch):
     own = ["--backbone", "own_networks:make", "--exits", "2", "--images", 50, "--epochs", 2]
     (tmp_path / "c.yaml").write_text("backbone_options: {hidden: 6}\n")
     run("train", "c.yaml", "--out", "r", *own, "--quiet")
-    model = Run.open(tmp_path / "r").model
+    model = Run.open(tmp_path / "r", trusted=True).model
     assert isinstance(model.backbone, nn.Sequential)
     assert model.backbone[1].out_features == 6
     assert model.exit_names == ("2",)
