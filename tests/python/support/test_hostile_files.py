@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -302,10 +303,8 @@ def changes(draw, most: int = 4):
 def test_changed_embeddings_are_read_or_refused(name, files, tmp_path, change):
     path = tmp_path / name
     path.write_bytes(change(files[name]))
-    try:
+    with contextlib.suppress(ValueError):
         assert rows_of(path).ndim == 2
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize("name", ["codes.npz", "codes.parquet"])
