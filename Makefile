@@ -54,7 +54,7 @@ SCRIPTS := $(wildcard .ci/run tests/cuda/ptx/run tools/*.sh)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test lint-and-build docs-and-sanitizers sanitizers docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+.PHONY: help demo test lint-and-build docs-and-sanitizers sanitizers docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan fuzz test-consume test-cuda test-emulated \
   test-ptx wheel test-python test-peers test-slow test-settings clean distclean
 ifndef BESIDE
 .NOTPARALLEL:
@@ -221,6 +221,20 @@ test-asan: $(STAMPS)/build ## run the C++ tests under AddressSanitizer and UBSan
 	$(BIN)/cmake --preset asan $(CMAKE_ARGS)
 	$(BIN)/cmake --build --preset asan
 	$(BIN)/ctest --preset asan
+
+# libFuzzer is a part of Clang. Inputs that break a promise are written to build/fuzz; keep them in tests/fuzz/found.
+FUZZ_SECONDS ?= 120
+FUZZ_CXX ?= $(firstword $(foreach name,clang++ $(addprefix clang++-,22 21 20 19 18 17 16 15 14),$(shell command -v $(name) 2>/dev/null)))
+
+fuzz: $(STAMPS)/build ## fuzz the C++ library with libFuzzer: FUZZ_SECONDS=120 for each target; needs Clang
+	$(HEADING) "fuzzing"
+	tools/googletest.sh
+	test -n "$(FUZZ_CXX)" || { echo "error: there is no clang++: install Clang, or name it, as in FUZZ_CXX=..." >&2; exit 1; }
+	CXX="$(FUZZ_CXX)" $(BIN)/cmake --preset fuzz $(CMAKE_ARGS)
+	$(BIN)/cmake --build --preset fuzz
+	for target in gram order plan; do \
+	  mkdir -p build/fuzz/corpus/$$target && build/fuzz/tests/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/$$target- build/fuzz/corpus/$$target $$(find tests/fuzz/found -mindepth 1 -type d -name fuzz_$$target) || exit 1; done
 
 # Before GCC 14, ThreadSanitizer crashes at start on kernels that randomise addresses by more than 28 bits.
 NO_ASLR := $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)

@@ -7,10 +7,10 @@ opened as a `Stream`.
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laplex._support.npy_files import check_member, from_bytes
 from laplex._support.optional import require
 
 from .files import find_files
 from .tables import DatasetRows, columns_of, matrix, one_of
 
 Array = npt.NDArray[Any]
+
+#: What files may say that they hold, so that a few bytes cannot ask for all memory.
+MOST_ROWS, MOST_COLUMNS, MOST_MEMBER = 2**40, 2**26, 2**30
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,6 @@ def open_files(source: Any, key: str | None) -> list[Any]:
     return parts
 
 
-def from_bytes(content: bytes) -> Array:
-    """Return the array in the bytes of a .npy file."""
-    found: Array = np.load(io.BytesIO(content), allow_pickle=False)
-    return found
-
-
 def _opener(path: Path) -> Callable[[Path, str | None], Any]:
     if path.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
         return _tar
@@ -130,6 +128,11 @@ def _check(path: Path, shape: Sequence[int], dtype: Any) -> None:
         )
     if isinstance(dtype, np.dtype) and dtype.kind not in "fiu":
         raise ValueError(f"{path} must hold real numbers, got {dtype}")
+    if shape[1] > MOST_COLUMNS or shape[0] > MOST_ROWS:
+        raise ValueError(
+            f"{path} says that it holds {shape[0]} rows of {shape[1]} numbers: at most {MOST_ROWS} "
+            f"rows of at most {MOST_COLUMNS} numbers are read"
+        )
 
 
 def _npy(path: Path, key: str | None) -> Array:
@@ -153,14 +156,10 @@ class _Npz:
             with zipfile.ZipFile(path) as archive:
                 names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
                 self._member = one_of(str(path), "array", names, key) + ".npy"
-                with archive.open(self._member) as file:
-                    version = np.lib.format.read_magic(file)
-                    header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-                    self.shape, by_column, self.dtype = header(file)
-                    self._start = file.tell()
-        except zipfile.BadZipFile as error:
+                self.shape, by_column, self.dtype, self._start = check_member(archive, self._member)
+        except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
             raise ValueError(f"{path} is not a .npz file, or it is damaged: {error}") from error
-        if by_column and min(self.shape) > 1:
+        if by_column and min(self.shape, default=0) > 1:
             raise ValueError(
                 f"{path} holds its array in Fortran order: write numpy.ascontiguousarray of it"
             )
@@ -303,6 +302,19 @@ def _dataset(path: Path, key: str | None) -> DatasetRows:
     return DatasetRows(datasets.load_from_disk(str(path)), key, str(path))
 
 
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Read a file of rows; as nothing is written, the names in an archive do no harm."""
+    if member.size > MOST_MEMBER:
+        raise ValueError(
+            f"{member.name} says that it has {member.size} bytes: put at most {MOST_MEMBER} into "
+            "one file"
+        )
+    file = archive.extractfile(member) if member.isfile() else None
+    if file is None:
+        raise ValueError(f"{member.name} is a link or a folder")
+    return file.read()
+
+
 def _tar(path: Path, key: str | None) -> Stream:
     """Open an archive of .npy files, one for each row or batch, as WebDataset writes them."""
 
@@ -312,14 +324,15 @@ def _tar(path: Path, key: str | None) -> Stream:
                 # What follows the first dot names the kind of a file, and what precedes it the row.
                 kind = os.path.basename(member.name).partition(".")[2]
                 if kind.endswith("npy") and key in (None, kind, kind[:-4]):
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    yield kind, from_bytes(file.read())
+                    yield kind, from_bytes(_content(archive, member))
 
-    try:
-        chosen, first = next(arrays(), ("", None))
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} is not a .tar file, or it is damaged: {error}") from error
+    def checked() -> Iterator[tuple[str, Array]]:
+        try:
+            yield from arrays()
+        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+            raise ValueError(f"{path} is not a .tar file, or it is damaged: {error}") from error
+
+    chosen, first = next(checked(), ("", None))
     if first is None:
         raise ValueError(
             f"{path} has no .npy files" + (f" of the kind {key!r}: change the key" if key else "")
@@ -329,7 +342,7 @@ def _tar(path: Path, key: str | None) -> Stream:
 
     def read(size: int) -> Iterator[Array]:
         rows: list[Array] = []
-        for kind, array in arrays():
+        for kind, array in checked():
             if kind != chosen:
                 one_of(str(path), "kind of .npy file", [chosen, kind], None)
             if array.ndim != 1:

@@ -31,7 +31,7 @@ from ..early_exit.runs.settings import (
     check_finished,
     read_settings,
 )
-from ..early_exit.runs.sources import check_sources
+from ..early_exit.runs.sources import check_sources, check_trusted
 
 CALIBRATIONS = ("none", "temperature", "eefp", "correct")
 SPLITS = ("test", "validation", "train")
@@ -75,6 +75,14 @@ BudgetOption = Annotated[
         "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
     ),
 ]
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        help="Call the Python functions that the settings of the run name. Set it for runs of "
+        "people whom you trust.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress bars.")]
 
 app = typer.Typer(
@@ -110,6 +118,7 @@ def train(
             "their output for two samples, and stop.",
         ),
     ] = False,
+    trusted: Trusted = False,
     quiet: Quiet = False,
     **given: Any,
 ) -> None:
@@ -123,6 +132,8 @@ def train(
         if resume and (out / WEIGHTS).is_file():
             typer.echo(f"The run in {out} is already finished.")
             return
+        if resume and not trusted:
+            check_trusted(settings, out)
         check_sources(settings)
         check_folder(out)
 
@@ -204,6 +215,7 @@ def evaluate(
             metavar="FILE", help="File to write: a report (.html), or the numbers (.json)."
         ),
     ] = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate runs: accuracy against cost, calibration and failure prediction of the exits.
@@ -224,7 +236,7 @@ def evaluate(
         from ..early_exit.runs.run import Run
         from ..early_exit.runs.study import Study
 
-        found = [Run.open(folder) for folder in runs]
+        found = [Run.open(folder, trusted) for folder in runs]
         for run in found:
             evaluate_run(
                 run,
@@ -267,6 +279,7 @@ def analyze(
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Random seed of the measurements.")
     ] = 0,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Analyse a run: gradients, ranks, information, loss landscape, mode connectivity.
@@ -282,11 +295,11 @@ def analyze(
         from ..early_exit.runs.results import RunAnalysis
         from ..early_exit.runs.run import Run
 
-        found = Run.open(run)
+        found = Run.open(run, trusted)
         analysis = look_inside(
             found.model,
             found.splits.loader(split, 100),  # type: ignore[arg-type]
-            other=None if other is None else Run.open(other).model,
+            other=None if other is None else Run.open(other, trusted).model,
             train_loader=found.splits.loader("train", found.settings.batch_size),
             parts=part or None,
             max_samples=samples,
@@ -312,6 +325,7 @@ def export(
     calibration: CalibrationOption = "none",
     threshold: ThresholdOption = None,
     budget: BudgetOption = None,
+    trusted: Trusted = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a previous export in --out.")
     ] = False,
@@ -326,7 +340,7 @@ def export(
         from ..early_exit.runs.results import ExitRule
         from ..early_exit.runs.run import Run
 
-        found = Run.open(run)
+        found = Run.open(run, trusted)
         model, example = found.model, found.splits.example()
         chosen = ExitRule(policy, calibration, threshold).of_run(found, budget)
         folder = write(model, example, out, format=format, policy=chosen, overwrite=overwrite)  # type: ignore[arg-type]
@@ -357,6 +371,7 @@ def publish(
     calibration: CalibrationOption = "none",
     threshold: ThresholdOption = None,
     budget: BudgetOption = None,
+    trusted: Trusted = False,
 ) -> None:
     """Write a network with its exit policy and a model card, or upload it to the Hugging Face hub.
 
@@ -374,7 +389,7 @@ def publish(
         from ..early_exit.runs.results import ExitRule
         from ..early_exit.runs.run import Run
 
-        found = Run.open(run)
+        found = Run.open(run, trusted)
         chosen = ExitRule(policy, calibration, threshold).of_run(found, budget)
         place = publish_run(found, chosen, out=out, repo=repo, private=private, license=license)
         typer.echo(f"Policy: {chosen!r}\nThe model and its card are in {place}")
@@ -387,6 +402,7 @@ def report(
         "exits-report.html"
     ),
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Early exits",
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a report of one or several runs as a single HTML file.
@@ -403,7 +419,7 @@ def report(
         from ..early_exit.runs.run import Run
         from ..early_exit.runs.study import Study
 
-        found = [Run.open(folder) for folder in runs]
+        found = [Run.open(folder, trusted) for folder in runs]
         for run in found:
             if RunEvaluation.read(run.folder) is None:
                 evaluate_run(run, progress=shows_progress(quiet)).write(run.folder)
