@@ -98,11 +98,11 @@ def matvec(
     Examples
     --------
     >>> import jax, jax.numpy as jnp, laplex.jax
-    >>> x, y = jnp.float32([0.0, 1.0]), jnp.float32([0.0, 2.0])
+    >>> x, y = jnp.float32([0.5, 1.5]), jnp.float32([0.0, 2.0])
     >>> print(laplex.jax.matvec(jnp.ones_like(y), x, y))
-    [1.1353353 0.7357589]
+    [0.82966083 0.82966083]
     >>> print(jax.grad(lambda x: laplex.jax.matvec(jnp.ones_like(y), x, y).sum())(x))
-    [0.13533528 0.        ]
+    [-0.3834005  0.3834005]
     """
     x = vector("targets", targets, "n")
     y = None if sources is None or sources is targets else vector("sources", sources, "m", x.dtype)
