@@ -448,7 +448,10 @@ $("list").addEventListener("scroll", () => {
 }, { passive: true });
 addEventListener("resize", () => list.render());
 addEventListener("hashchange", () => { show({ focus: !pointer }); pointer = false; });
-$("controls").addEventListener("input", search);
+$("query").addEventListener("input", search);
+$("controls").addEventListener("change", (event) => {
+  if (event.target !== $("query")) search();
+});
 $("controls").addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("DOMContentLoaded", () => show({ focus: false })); // rows are there now
 
