@@ -220,7 +220,7 @@ def test_lists_and_sorts_every_axis(tab, model, embeddings):
         ("number", np.arange(D)),
     ):
         Select(tab.find("#sort")).select_by_value(how)
-        tab.until(lambda: tab.listed() == expected[: len(first)].tolist())  # noqa: B023
+        assert tab.listed() == expected[: len(first)].tolist(), how
 
 
 def test_names_are_sorted_and_axes_without_one_come_last(tab):

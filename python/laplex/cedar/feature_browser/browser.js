@@ -343,7 +343,7 @@ function axisPage(axis) {
       fact("Energy", percent(measure.energy(axis)), " of the codes"),
       fact("Frequency", "in ", percent(measure.frequency(axis)), " of the codes"),
       stability ? fact("Stability", `cosine ${decimal(stability[axis])}`) : null,
-      stability ? fact("Confirmation", `q = ${decimal(floats("q")[axis])}`) : null),
+      stability ? fact("Adjusted p-value", decimal(floats("q")[axis])) : null),
     make("h3", {}, "Coefficients"), histogram(axis),
     make("div", { class: "ends" }, endOf(axis, 0), endOf(axis, 1)),
     make("h3", {}, "Axes that are large in the same rows"),
@@ -448,11 +448,14 @@ $("list").addEventListener("scroll", () => {
 }, { passive: true });
 addEventListener("resize", () => list.render());
 addEventListener("hashchange", () => { show({ focus: !pointer }); pointer = false; });
-$("controls").addEventListener("input", search);
+$("query").addEventListener("input", search);
+$("controls").addEventListener("change", (event) => {
+  if (event.target !== $("query")) search();
+});
 $("controls").addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("DOMContentLoaded", () => show({ focus: false })); // rows are there now
 
 search();
 show({ focus: false });
-document.documentElement.dataset.ready = "yes";
+performance.mark("ready");
 })();
