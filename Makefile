@@ -55,7 +55,7 @@ PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
 .PHONY: help demo test lint-and-build docs-and-sanitizers sanitizers docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan fuzz test-consume test-cuda test-emulated \
-  test-ptx wheel test-python test-peers test-slow test-settings clean distclean
+  test-ptx wheel test-python test-peers test-slow test-settings test-oldest clean distclean
 ifndef BESIDE
 .NOTPARALLEL:
 endif
@@ -306,6 +306,14 @@ build/peers: tests/peers.txt
 test-peers: $(STAMPS)/wheel build/peers ## run the tests that use the libraries of tests/peers.txt: timm, torchvision, netcal, ...
 	$(HEADING) "tests beside other libraries, on the installed wheel"
 	PYTHONPATH="$(CURDIR)/build/peers" $(PYTEST) $(PYTEST_ARGS) -k "torchvision or timm or peers" $(PEER_TESTS)
+
+# In an environment of its own, on any Python for which the oldest NumPy has wheels: 3.10 to 3.12.
+test-oldest: build/wheel/tested ## test the wheel on the oldest NumPy, SciPy and torch that pyproject.toml allows
+	$(HEADING) "tests on the libraries of tests/oldest.txt"
+	rm -rf build/oldest && $(BIN)/python -m venv build/oldest
+	build/oldest/bin/python -m pip --quiet --disable-pip-version-check install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  -r tests/oldest.txt hypothesis pytest build/wheel/repaired/*.whl
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest $(PYTEST_ARGS) tests/python/numpy tests/python/torch
 
 test-settings: $(STAMPS)/wheel ## run the Python tests under the settings of other processors and under load: half an hour; see CONTRIBUTING.md
 	$(BIN)/python tools/test_settings.py --jobs $(JOBS) $(PYTEST_ARGS)
