@@ -42,7 +42,8 @@ TENSORS: Final = 7
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 """The types of tensors that are nothing else: no instance of another subclass."""
 
-DIRECT = _core.DirectCalls(Tensor.__dlpack_c_exchange_api__, PLAIN_TYPES)
+# Torch has this interface from 2.10 on. Before, all calls take the longer way through Python.
+DIRECT = _core.DirectCalls(getattr(Tensor, "__dlpack_c_exchange_api__", None), PLAIN_TYPES)
 """The core's own reading and checking of calls, which takes a fraction of the time of Python's."""
 
 

@@ -142,8 +142,7 @@ def browse(
             title=title,
             progress=progress,
         )
-        # A name of a file may hold bytes that are not text.
-        part.write_text(html, encoding="utf-8", errors="replace")
+        part.write_text(html, encoding="utf-8")
     return path
 
 

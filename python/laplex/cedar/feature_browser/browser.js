@@ -78,7 +78,7 @@ const wordOf = (axis, end) => nameOf(axis, end)?.[0] ?? null;
 const wordsOf = (axis) => [wordOf(axis, 0), wordOf(axis, 1)].filter((word) => word !== null);
 const folded = (text) => text.normalize("NFC").toLowerCase();
 const confirmation = array("confirmed", Uint8Array);
-const CONFIRMED = ["not confirmed", "confirmed", "unconfirmed"];
+const CONFIRMED = ["not confirmed", "confirmed", "not tested"];
 
 /* -------------------------------------------------------------------------------- the elements */
 
@@ -156,10 +156,12 @@ const mode = () => ($("mode-rows").checked ? "row" : "axis");
 const keys = Array.from({ length: meta.axes }, (_, axis) => folded(wordsOf(axis).join("\n")));
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
+/* Counts, so that equal frequencies are equal. */
+const count = (axis, end) => array("counts", Uint32Array)[end * meta.axes + axis];
 const measure = {
   energy: (axis) => floats("share")[axis],
   stability: (axis) => floats("stability")[axis],
-  frequency: (axis) => floats("rates")[axis] + floats("rates")[meta.axes + axis],
+  frequency: (axis) => (count(axis, 0) + count(axis, 1)) / meta.rows,
 };
 
 function compared(kind) {
@@ -205,8 +207,8 @@ function rowItem(row) {
 }
 
 const opened = (kind) => (number) => shown.kind === kind && shown.number === number;
-const say = (count, total, what) => {
-  $("status").textContent = `${whole.format(count)} of ${whole.format(total)} ${what}`;
+const say = (found, total, what) => {
+  $("status").textContent = `${whole.format(found)} of ${whole.format(total)} ${what}`;
 };
 
 function searchAxes(query) {
@@ -266,10 +268,9 @@ function histogram(axis) {
   const counts = array("histograms", Uint32Array).subarray(axis * bins, (axis + 1) * bins);
   const limit = floats("limits")[axis];
   const most = Math.max(1, ...counts);
-  const down = counts.subarray(0, bins / 2).reduce((sum, one) => sum + one, 0);
-  const up = counts.subarray(bins / 2).reduce((sum, one) => sum + one, 0);
-  const bars = Array.from(counts, (count, bin) => draw("rect", {
-    x: bin + 0.06, width: 0.88, y: 30 - (30 * count) / most, height: (30 * count) / most,
+  const [up, down] = [count(axis, 0), count(axis, 1)];
+  const bars = Array.from(counts, (one, bin) => draw("rect", {
+    x: bin + 0.06, width: 0.88, y: 30 - (30 * one) / most, height: (30 * one) / most,
     class: bin < bins / 2 ? "down" : "up",
   }));
   const about = `Histogram of the coefficients of axis ${axis}: ${whole.format(down)} below 0 and `
@@ -321,7 +322,7 @@ function endOf(axis, end) {
       name ? make("span", { class: "note" }, `score ${name[1]}, margin ${name[2]} over “`,
         isolated(name[3]), "”") : null),
     make("p", { class: "note" },
-      `in the code of ${percent(floats("rates")[end * meta.axes + axis])} of the rows`),
+      `in the code of ${percent(count(axis, end) / meta.rows)} of the rows`),
     found.length ? make(...kind, ...found) : make("p", { class: "note" }, "no examples"));
 }
 
@@ -391,6 +392,7 @@ function show({ focus = true } = {}) {
   list.render();
   if (!there) return;
   $("detail").scrollTop = 0;
+  if (getComputedStyle($("detail")).overflowY === "visible") $("detail").scrollIntoView();
   if (focus) $("shown").querySelector("h2").focus();
   else $("said").textContent = `${kind === "axis" ? "Axis" : "Row"} ${number} is shown`;
 }

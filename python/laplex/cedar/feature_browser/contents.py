@@ -36,8 +36,8 @@ class Contents:
         Coefficients on these axes; 0 where a code has fewer than k entries.
     share : ndarray ``[axes]``
         Share of each axis in the energy of the codes, :math:`E s_i^2 |a_i|^2` over its sum.
-    rates : ndarray ``[2, axes]``
-        Fractions of the rows whose code has the axis with a positive and with a negative sign.
+    counts : ndarray ``[2, axes]`` of int64
+        Numbers of rows whose code has the axis with a positive and with a negative sign.
     limits : ndarray ``[axes]``
         Largest absolute value of the coefficients of each axis.
     histograms : ndarray ``[axes, BINS]`` of int64
@@ -54,7 +54,7 @@ class Contents:
     entries: npt.NDArray[np.int32]
     values: Array
     share: Array
-    rates: Array
+    counts: npt.NDArray[np.int64]
     limits: Array
     histograms: npt.NDArray[np.int64]
     similar: npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ def gather(cedar: CEDAR, rows: Rows, examples: int, progress: bool) -> Contents:
     norms = cedar.basis_.atom_norms
     lengths = np.ones(axes) if norms is None else norms.double().cpu().numpy()
     energy = np.bincount(axis, np.square(value * lengths[axis]), axes)
-    rates = np.stack([np.bincount(axis[sign * value > 0], minlength=axes) for sign in (1, -1)])
+    counts = np.stack([np.bincount(axis[sign * value > 0], minlength=axes) for sign in (1, -1)])
     limits = np.zeros(axes)
     np.maximum.at(limits, axis, np.abs(value))
     half = BINS // 2
@@ -98,7 +98,7 @@ def gather(cedar: CEDAR, rows: Rows, examples: int, progress: bool) -> Contents:
         entries=entries,
         values=values,
         share=energy / max(energy.sum(), np.finfo(np.float64).tiny),
-        rates=rates / count,
+        counts=counts,
         limits=limits,
         histograms=np.bincount(axis * BINS + bins, minlength=axes * BINS).reshape(axes, BINS),
         similar=similar,

@@ -96,7 +96,7 @@ def _arrays(cedar: CEDAR, contents: Contents, known: Sequence[bool | None]) -> d
         "confirmed": ([2 if one is None else int(one) for one in known], "u1"),
         "share": (contents.share, "<f4"),
         "order": (np.argsort(-contents.share, kind="stable"), "<u4"),
-        "rates": (contents.rates, "<f4"),
+        "counts": (contents.counts, "<u4"),
         "limits": (contents.limits, "<f4"),
         "histograms": (contents.histograms, "<u4"),
         "similar": (contents.similar, "<i4"),
