@@ -114,6 +114,8 @@ def test_a_hub_that_is_down(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the library's attempts
     with pytest.raises(FileNotFoundError, match=r"the hub is not reached: .* check the network"):
         LaplexLinear.from_pretrained("me/model")
+    with pytest.raises(OSError, match="the hub did not do what was asked for me/model"):
+        push(made("linear"))
 
 
 def test_a_card_of_somebody_else_stays(hub: FakeHub) -> None:
