@@ -118,7 +118,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         # Copied to aligned memory, as in the fit: products with a mapped file may round
         # differently, depending on where its header ends.
         tensors = {name: one.clone() for name, one in load_file(path / TENSORS).items()}
-        parameters = config["parameters"]
+        parameters = dict(config["parameters"])
         if "transform" in parameters:  # as the parameter was called at first
             parameters["basis"] = parameters.pop("transform")
         modalities = {
