@@ -241,8 +241,15 @@ def test_codes_that_point_out_of_bounds(tmp_path):
 # --- changed bytes ----------------------------------------------------------------------------
 
 
+class Files(dict):
+    """Contents by name, which hypothesis need not print."""
+
+    def __repr__(self) -> str:
+        return f"Files({', '.join(self)})"
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, bytes]:
+def files(tmp_path_factory) -> Files:
     """One small file of each kind that is read."""
     folder = tmp_path_factory.mktemp("files")
     rows = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
@@ -260,7 +267,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     for name in ("config.json", "model.safetensors"):
         (folder / "model" / name).rename(folder / name)
     (folder / "model").rmdir()
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return Files({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
 
 
 @st.composite
