@@ -176,12 +176,8 @@ class Tab:
         WebDriverWait(self.chromium, 20, poll_frequency=0.02).until(lambda _: true())
 
     def search(self, query: str) -> None:
-        self.run(
-            "((field) => { field.value = arguments[0]; "
-            "field.dispatchEvent(new Event('input', {bubbles: true})); })"
-            "(document.getElementById('query'))",
-            query,
-        )
+        self.run("document.getElementById('query').value = arguments[0]", query)
+        self.run("document.getElementById('query').dispatchEvent(new Event('input'))")
 
     def listed(self) -> list[int]:
         """The numbers of the axes in view."""
