@@ -400,7 +400,9 @@ def test_what_is_not_known_is_not_offered(tab):
 @pytest.mark.parametrize("page", [*REPORTS, *BROWSERS[:4]])
 def test_nobody_is_shut_out(tab, page):
     for theme in THEMES:
-        found = Axe().run(tab.open(page, theme).chromium)
+        # The dark theme differs in colours alone.
+        options = {"runOnly": ["color-contrast"]} if theme == "dark" else None
+        found = Axe().run(tab.open(page, theme).chromium, options=options)
         listed = [(one["id"], one["nodes"][0]["html"][:200]) for one in found["violations"]]
         assert listed == [], theme
     assert tab.complaints() == []
