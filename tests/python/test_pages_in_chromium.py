@@ -176,12 +176,8 @@ class Tab:
         WebDriverWait(self.chromium, 20, poll_frequency=0.02).until(lambda _: true())
 
     def search(self, query: str) -> None:
-        self.run(
-            "((field) => { field.value = arguments[0]; "
-            "field.dispatchEvent(new Event('input', {bubbles: true})); })"
-            "(document.getElementById('query'))",
-            query,
-        )
+        self.run("document.getElementById('query').value = arguments[0]", query)
+        self.run("document.getElementById('query').dispatchEvent(new Event('input'))")
 
     def listed(self) -> list[int]:
         """The numbers of the axes in view."""
@@ -404,7 +400,9 @@ def test_what_is_not_known_is_not_offered(tab):
 @pytest.mark.parametrize("page", [*REPORTS, *BROWSERS[:4]])
 def test_nobody_is_shut_out(tab, page):
     for theme in THEMES:
-        found = Axe().run(tab.open(page, theme).chromium)
+        # The dark theme differs in colours alone.
+        options = {"runOnly": ["color-contrast"]} if theme == "dark" else None
+        found = Axe().run(tab.open(page, theme).chromium, options=options)
         listed = [(one["id"], one["nodes"][0]["html"][:200]) for one in found["violations"]]
         assert listed == [], theme
     assert tab.complaints() == []
