@@ -7,7 +7,7 @@
 #   DEMO_ARGS="--quick"   arguments for laplex demo
 #   BENCH_ARGS="--quick"  arguments for the benchmarks
 #   JOBS=4                processes at a time, of the compiler and of pytest (default: one per core)
-#   CUDA_ARCHITECTURES=90 GPU architectures to compile for, with nvcc (default: those of this machine, or 90)
+#   CUDA_ARCHITECTURES=90 GPU architectures to compile for, with nvcc (default: those of this machine, or PTX alone)
 #   WERROR=ON             treat compiler warnings as errors (default in CI)
 
 PYTHON ?= python3
@@ -17,7 +17,10 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 WERROR ?= $(if $(CI),ON,OFF)
-CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),,90)
+# Without a GPU, no machine code: it takes half of nvcc's time, and nothing would run it. The PTX emulator
+# runs what is built.
+CUDA_ARCHITECTURES ?= $(if $(shell nvidia-smi -L 2>/dev/null),,90-virtual)
+FOR_EMULATOR := $(filter 90-virtual,$(CUDA_ARCHITECTURES))
 NVCC := $(shell command -v nvcc 2>/dev/null)
 CCACHE := $(shell command -v ccache 2>/dev/null)
 
@@ -29,25 +32,33 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export CTEST_PARALLEL_LEVEL := $(JOBS)
 export CMAKE_ARGS := -DLAPLEX_WERROR=$(WERROR) $(if $(CUDA_ARCHITECTURES),-DLAPLEX_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)) \
+  $(if $(FOR_EMULATOR),-DCMAKE_CUDA_FLAGS='-lineinfo --no-compress') \
   $(if $(CCACHE),-DCMAKE_CXX_COMPILER_LAUNCHER=$(CCACHE) -DCMAKE_CUDA_COMPILER_LAUNCHER=$(CCACHE))
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
-INSTALL := $(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Python compiles what it imports: compiling all of torch ahead takes a minute.
+INSTALL := $(PIP) install --no-compile -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # One process per core, each with one thread, because threads of several processes would wait for one
-# another. Each process takes whole files, because their fixtures are expensive.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
-HEADING = @printf '\n=== %s ===\n'
+# another. Each process takes whole files, because their fixtures are expensive: in their order, because
+# those with the fewest tests, which would come last, are not the quickest.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+HEADING = @printf '\n=== %s: %s ===\n' "$$(date +%T)"
 
 CPP_FILES := $(shell find cpp cuda python/bindings tests bench -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
   $(shell find cpp cuda python/bindings tests -name CMakeLists.txt -o -name '*.in')
 MODULE_FILES := $(shell find cpp cuda python/bindings -type f)
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
+ISSUE_FORMS := $(wildcard .github/ISSUE_TEMPLATE/*.yml)
+SCRIPTS := $(wildcard .ci/run tests/cuda/ptx/run tools/*.sh)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan fuzz test-consume test-cuda test-emulated \
+.PHONY: help demo test lint-and-build docs-and-sanitizers sanitizers docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan fuzz test-consume test-cuda test-emulated \
   test-ptx wheel test-python test-peers test-slow test-settings clean distclean
+ifndef BESIDE
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -56,7 +67,19 @@ help: ## show this list
 demo: $(STAMPS)/demo ## run the demo, learnable Laplace kernels on real images: one to three minutes, plus installation the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python test-peers docs test-asan test-tsan ## run every check and every test
+test: lint-and-build build/lint/clang-tidy test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python test-peers docs-and-sanitizers ## run every check and every test
+
+# mypy and Sphinx are single processes, and would leave the other cores idle.
+SIDE_BY_SIDE = $(MAKE) BESIDE=1 -j 2 --output-sync=target --no-print-directory
+
+lint-and-build: $(STAMPS)/dev
+	$(SIDE_BY_SIDE) build lint-quick
+
+docs-and-sanitizers: $(STAMPS)/demo
+	$(SIDE_BY_SIDE) sanitizers docs
+
+sanitizers:
+	$(MAKE) BESIDE= --no-print-directory test-asan test-tsan
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -85,9 +108,9 @@ $(STAMPS)/dev: constraints.txt | $(STAMPS)/build
 
 # --- lint ----------------------------------------------------------------------------------------
 
-lint: lint-quick build/lint/clang-tidy ## run ruff, mypy, import-linter, clang-format and clang-tidy
+lint: lint-quick build/lint/release build/lint/clang-tidy ## run ruff, mypy, import-linter, clang-format, clang-tidy, and the checks of workflows and scripts
 
-lint-quick: $(STAMPS)/dev ## run all of lint but clang-tidy
+lint-quick: $(STAMPS)/dev ## run those of lint that check Python, and clang-format
 	$(HEADING) "ruff, mypy, import-linter, clang-format"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -95,12 +118,30 @@ lint-quick: $(STAMPS)/dev ## run all of lint but clang-tidy
 	PYTHONPATH=python $(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/clang-format --dry-run --Werror $(CPP_FILES)
 
-# Configures for the compile commands of every C++ file, including bindings and tests. Nothing is built.
+SCHEMA = $(BIN)/check-jsonschema --builtin-schema vendor
+
+# The files that only GitHub, PyPI and their runners read, and the shell scripts. actionlint passes the
+# commands of the workflows to shellcheck.
+build/lint/release: $(WORKFLOWS) $(ISSUE_FORMS) .github/dependabot.yml CITATION.cff pyproject.toml $(SCRIPTS) $(STAMPS)/dev
+	$(HEADING) "actionlint, zizmor, schemas, cibuildwheel, shellcheck"
+	$(BIN)/actionlint $(WORKFLOWS)
+	$(BIN)/zizmor --offline --quiet .github
+	$(SCHEMA).citation-file-format CITATION.cff
+	$(SCHEMA).dependabot .github/dependabot.yml
+	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(ISSUE_FORMS))
+	$(BIN)/validate-pyproject pyproject.toml
+	set -e; for platform in linux macos windows; do $(BIN)/cibuildwheel --print-build-identifiers --platform $$platform; done
+	$(BIN)/shellcheck $(SCRIPTS)
+	@mkdir -p build/lint && touch $@
+
+# Configures for the compile commands of every C++ file, including bindings and tests. Nothing is built. The
+# files of the higher instruction sets are the source of kernels/baseline.cpp once more.
 build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	$(HEADING) "clang-tidy"
 	tools/googletest.sh
 	$(BIN)/cmake --preset all -B build/lint -DLAPLEX_CUDA=OFF $(PYTHON_MODULE)
-	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint '/(cpp|bindings)/' \
+	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint '/(cpp|bindings)/(?!.*avx)' \
 	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument
 	@touch $@
 
@@ -156,11 +197,11 @@ endif
 PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaCumulative/*:CudaQuantiles/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
 
 ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
-test-ptx: $(STAMPS)/venv ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores
+test-ptx: $(if $(FOR_EMULATOR),build,$(STAMPS)/venv) ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU
 	$(HEADING) "CUDA kernels as nvcc compiled them, on the PTX emulator"
 	tools/googletest.sh
 	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run self-test
-	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run tests '$(PTX_TESTS)'
+	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" $(if $(FOR_EMULATOR),CMAKE_BUILD=build/all) tests/cuda/ptx/run tests '$(PTX_TESTS)'
 else
 test-ptx:
 	$(HEADING) "PTX emulator: skipped, because it needs nvcc, on Linux and x86-64"
@@ -230,6 +271,7 @@ ifeq ($(shell uname -s),Linux)
 else
 	mkdir -p build/wheel/repaired && cp build/wheel/dist/*.whl build/wheel/repaired
 endif
+	$(BIN)/check-wheel-contents build/wheel/repaired
 	$(HEADING) "the wheel in a fresh environment with NumPy only"
 	$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt build/wheel/repaired/*.whl
@@ -245,7 +287,8 @@ $(STAMPS)/wheel: build/wheel/tested
 
 test-python: $(STAMPS)/wheel ## run the Python tests on the installed wheel
 	$(HEADING) "Python tests on the installed wheel"
-	$(PYTEST) $(PYTEST_ARGS)
+	command -v chromedriver || tools/system_package.sh "Chromium with its chromedriver" chromium-driver chromedriver chromedriver
+	$(PYTEST) --durations=30 --durations-min=2 $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/wheel ## run the examples on pretrained models in full: minutes
 	$(HEADING) "slow Python tests on the installed wheel"

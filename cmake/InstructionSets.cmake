@@ -2,8 +2,11 @@
 # alone. Which one runs is decided at run time (cpp/src/instruction_set.cpp).
 include(CheckCXXCompilerFlag)
 
+# Without LAPLEX_VECTORS (cpp/src/inline.hpp) a level would be the baseline again.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
+  message(WARNING "GCC ${CMAKE_CXX_COMPILER_VERSION} has no vector shuffles, so Laplex will give the same results several times slower: use GCC 12 or later, or Clang.")
 # Not under sanitizers: the levels are one code, and instrumented it takes four minutes a file to compile.
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC AND NOT LAPLEX_SANITIZE)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC AND NOT LAPLEX_SANITIZE)
   foreach(level "avx2;-mavx2" "avx512;-mavx512f;-mavx512vl;-mavx512bw;-mavx512dq;-mprefer-vector-width=512")
     list(POP_FRONT level name)
     string(TOUPPER "${name}" upper)
@@ -20,7 +23,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC AND NOT 
   endforeach()
 endif()
 if(LAPLEX_SANITIZE)
-  set_property(SOURCE src/kernels/baseline.cpp APPEND PROPERTY COMPILE_OPTIONS -O0)
+  set_property(SOURCE src/gram_derivatives.cpp src/kernels/baseline.cpp src/moments.cpp
+    APPEND PROPERTY COMPILE_OPTIONS -O0)
 endif()
 # The kernels pass vectors to inlined functions alone: how a call would pass them does not matter.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

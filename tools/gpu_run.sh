@@ -28,7 +28,7 @@ case "$#:${1:-}" in
 esac
 kit=$(cd "$(dirname "$0")" && pwd)
 results=$(realpath -m "${1:-$kit/results}")
-cd "$kit"
+cd "$kit" || exit
 [ -x laplex_cuda_tests ] && [ -x laplex_cuda_bench ] ||
   stop "$kit has no programs to run: tools/gpu_prepare.sh (make gpu-prepare) builds a kit, with this script as its run.sh"
 

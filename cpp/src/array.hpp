@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <type_traits>
@@ -25,7 +24,7 @@ class Array {
 
  public:
   Array() = default;
-  ~Array() { std::free(data_); }
+  ~Array() { release(); }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
   Array(Array&& other) noexcept { swap(other); }
@@ -37,7 +36,7 @@ class Array {
   /// Makes room for `size` entries; what was in there is lost. Keeps memory that fits.
   void reset(std::int64_t size) {
     if (size > capacity_ || size < capacity_ / 4) {
-      std::free(data_);
+      release();
       data_ = nullptr;
       size_ = capacity_ = 0;
       if (size == 0) {
@@ -80,23 +79,33 @@ class Array {
   }
 
  private:
-  static T* allocate(std::int64_t size) {
+  static constexpr std::size_t kHugePage = std::size_t(1) << 21;
+
+  static std::size_t bytes_for(std::int64_t size) {
+    return static_cast<std::size_t>(size + kPadding) * sizeof(T);
+  }
+  static std::align_val_t alignment_for(std::int64_t size) {
     constexpr std::size_t kLine = 64;
-    constexpr std::size_t kHugePage = std::size_t(1) << 21;
-    const std::size_t bytes = (static_cast<std::size_t>(size + kPadding)) * sizeof(T);
-    const bool huge = bytes >= kHugePage;
-    const std::size_t alignment = huge ? kHugePage : kLine;
-    void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    if (memory == nullptr) {
-      throw std::bad_alloc();
-    }
+    return std::align_val_t(bytes_for(size) >= kHugePage ? kHugePage : kLine);
+  }
+
+  static T* allocate(std::int64_t size) {
+    const auto alignment = static_cast<std::size_t>(alignment_for(size));
+    const std::size_t bytes = (bytes_for(size) + alignment - 1) / alignment * alignment;
+    void* memory = ::operator new(bytes, std::align_val_t(alignment));
 #if defined(__linux__)
-    if (huge) {
+    if (alignment == kHugePage) {
       // The faults of 4 KiB pages cost more than the sort that fills them. Only a hint.
       madvise(memory, bytes, MADV_HUGEPAGE);
     }
 #endif
     return static_cast<T*>(memory);
+  }
+
+  void release() noexcept {
+    if (data_ != nullptr) {
+      ::operator delete(static_cast<void*>(data_), alignment_for(capacity_));
+    }
   }
 
   T* data_ = nullptr;

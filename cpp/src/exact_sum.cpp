@@ -100,7 +100,7 @@ double ExactSum::value() const {
   };
   std::uint64_t leading = limb(0) << kBits | limb(1);
   std::uint64_t rest = limb(2);
-  int shift = 0;
+  std::uint32_t shift = 0;
   while (leading >> 63 == 0) {
     leading = leading << 1 | (rest >> (kBits - 1 - shift) & 1);
     ++shift;
@@ -110,7 +110,8 @@ double ExactSum::value() const {
     more = more || limb(k) != 0;
   }
   leading |= more ? 1 : 0;
-  const int place = static_cast<int>(kBits) * (static_cast<int>(top) - 2) - shift - 1074;
+  const int place =
+      static_cast<int>(kBits) * (static_cast<int>(top) - 2) - static_cast<int>(shift) - 1074;
   const double size = std::ldexp(static_cast<double>(leading), place);
   return negative ? -size : size;
 }

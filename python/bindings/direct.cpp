@@ -47,12 +47,13 @@ constexpr std::size_t kGradients = std::tuple_size_v<decltype(GradientArguments:
 
 class DirectCalls {
  public:
-  /// `api`: of the tensors whose class is among `types`.
-  DirectCalls(const py::capsule& api, const py::tuple& types, PlanCache& cache)
-      : api_(static_cast<const DLPackExchangeAPI*>(
-            PyCapsule_GetPointer(api.ptr(), kExchangeCapsule))),
-        types_(types),
-        cache_(cache) {
+  /// `api`: of the tensors whose class is among `types`; None leaves every call to Python.
+  DirectCalls(const py::object& api, const py::tuple& types, PlanCache& cache)
+      : types_(types), cache_(cache) {
+    if (api.is_none()) {
+      return;
+    }
+    api_ = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(api.ptr(), kExchangeCapsule));
     if (api_ == nullptr) {
       throw py::error_already_set();
     }
@@ -187,7 +188,7 @@ class DirectCalls {
     for (const py::handle type : types_) {
       known = known || reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == type.ptr();
     }
-    if (!known || api_->tensor_from_object(tensor, &out) != 0) {
+    if (!known || api_ == nullptr || api_->tensor_from_object(tensor, &out) != 0) {
       PyErr_Clear();
       return false;
     }
@@ -291,7 +292,7 @@ class DirectCalls {
     return PyTuple_GET_ITEM(tensors.ptr(), static_cast<py::ssize_t>(k));
   }
 
-  const DLPackExchangeAPI* api_;
+  const DLPackExchangeAPI* api_ = nullptr;
   py::tuple types_;
   PlanCache& cache_;
   py::str is_neg_{"is_neg"};
@@ -304,7 +305,7 @@ void add_direct(py::module_& m, PlanCache& cache) {
   const py::pos_only positional;
   const py::arg tensors("tensors");
   py::class_<DirectCalls>(m, "DirectCalls")
-      .def(py::init([&cache](const py::capsule& api, const py::tuple& types) {
+      .def(py::init([&cache](const py::object& api, const py::tuple& types) {
              return std::make_unique<DirectCalls>(api, types, cache);
            }),
            py::arg("api"), py::arg("types"), positional)

@@ -4,6 +4,7 @@
 #include "cuda.hpp"
 #include "direct.hpp"
 #include "gram.hpp"
+#include "jax.hpp"
 #include "order.hpp"
 #include "plan_cache.hpp"
 #include "without_gil.hpp"
@@ -314,6 +315,7 @@ PYBIND11_MODULE(_core, m) {
   add_cuda(m);
   add_direct(m, cache());
   add_gram(m);
+  add_jax(m, cache());
   add_order(m);
   m.attr("line_segment") = LinePart::segment;
   m.def("cached_plan", cached_plan, py::arg("kernel"), num_threads, positional);

@@ -31,6 +31,7 @@ class Page(HTMLParser):
         self.text += data
 
     def sources(self) -> list[str]:
-        """What the page names elsewhere, or holds as data."""
+        """What the page names elsewhere, or holds as data; not the places in it."""
         keys = ("src", "href", "srcset")
-        return [str(about[key]) for _, about in self.tags for key in keys if key in about]
+        found = [str(about[key]) for _, about in self.tags for key in keys if key in about]
+        return [one for one in found if not one.startswith("#")]

@@ -50,7 +50,7 @@ LAPLEX_INLINE ExponentialParts exponential_parts(const Pack<double>& t) {
   }
   Pack<double> scale_up;
   Pack<double> scale_down;
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   using Bits = typename NativeOf<std::int64_t, kLanes<double>>::type;
   for (int p = 0; p < Pack<double>::kParts; ++p) {
     Bits bits;

@@ -127,7 +127,7 @@ struct Steps {
   }
 };
 
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
 /// A pack moved by Step lanes within each half; zeros move in.
 template <int Step, class T>
 LAPLEX_INLINE Pack<T> shifted(const Pack<T>& a) {

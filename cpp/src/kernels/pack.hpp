@@ -4,7 +4,7 @@
 /// and with it every bit of a result, is the same on every level. Only elementwise operations and
 /// the few fixed permutations below exist; the compiler turns them into the instructions of the
 /// level its file is compiled for (GCC's and Clang's vector extensions; one number a register
-/// elsewhere).
+/// where LAPLEX_VECTORS is not defined).
 ///
 /// Included by the files of one level each, into a namespace of that level: no function here may be
 /// shared between levels, or the linker might pick the one that a processor cannot run.
@@ -33,7 +33,7 @@
 
 namespace laplex::detail::LAPLEX_LEVEL {
 
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
 template <class T, int N>
 struct NativeOf;
 #define LAPLEX_NATIVE(T, N)                                       \
@@ -179,7 +179,7 @@ LAPLEX_INLINE Pack<double> widen(const Pack<T>& a) {
     const __m256 v = (__m256)a.part[0];
     r.part[0] = (Native<double>)_mm256_cvtps_pd(_mm256_castps256_ps128(v));
     r.part[1] = (Native<double>)_mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-#elif defined(__GNUC__)
+#elif defined(LAPLEX_VECTORS)
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<double>);
     } else {
@@ -215,7 +215,7 @@ LAPLEX_INLINE Pack<T> narrow(const Pack<double>& a) {
     Pack<T> r;
 #if LAPLEX_AVX2 && !LAPLEX_AVX512
     r.part[0] = join(_mm256_cvtpd_ps((__m256d)a.part[0]), _mm256_cvtpd_ps((__m256d)a.part[1]));
-#elif defined(__GNUC__)
+#elif defined(LAPLEX_VECTORS)
     if constexpr (kLanes<double> == kLanes<T>) {
       r.part[0] = __builtin_convertvector(a.part[0], Native<T>);
     } else {
@@ -245,7 +245,7 @@ LAPLEX_INLINE Pack<T> make_pack(const F& f) {
   Pack<T> r;
   for (int p = 0; p < Pack<T>::kParts; ++p) {
     const int k = p * kLanes<T>;
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
     if constexpr (kLanes<T> == 8) {
       r.part[p] =
           Native<T>{f(k), f(k + 1), f(k + 2), f(k + 3), f(k + 4), f(k + 5), f(k + 6), f(k + 7)};
@@ -262,7 +262,7 @@ LAPLEX_INLINE Pack<T> make_pack(const F& f) {
   return r;
 }
 
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
 /// Lanes moved up (Step > 0) or down by Step places within each run of four; zeros move in. What
 /// compilers make of the general permutation is several times slower on x86.
 template <int Step, class V>
@@ -322,7 +322,7 @@ LAPLEX_INLINE V shift_lanes(V v) {
 }
 #endif
 
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
 /// The total of one half of a scanned pack in every lane of the other, zeros in its own.
 template <bool Up, class V>
 LAPLEX_INLINE V half_total(V v) {
@@ -352,7 +352,7 @@ LAPLEX_INLINE V half_total(V v) {
 template <class T>
 LAPLEX_INLINE Pack<T> prefix8(const Pack<T>& a) {
   Pack<T> r = a;
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   using V = Native<T>;
   const V zero = {};
   if constexpr (kLanes<T> == 8) {
@@ -404,7 +404,7 @@ LAPLEX_INLINE Pack<T> prefix8(const Pack<T>& a) {
 template <class T>
 LAPLEX_INLINE Pack<T> suffix8(const Pack<T>& a) {
   Pack<T> r = a;
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   using V = Native<T>;
   const V zero = {};
   if constexpr (kLanes<T> == 8) {
@@ -486,7 +486,7 @@ LAPLEX_INLINE void suffix_group(Pack<T>* x) {
 /// ((0+1)+(2+3)) + ((4+5)+(6+7)).
 template <class T>
 LAPLEX_INLINE T sum_lanes(const Pack<T>& a) {
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   if constexpr (kLanes<T> == 8) {
     using V = Native<T>;
     V v = a.part[0];
@@ -508,7 +508,7 @@ LAPLEX_INLINE T sum_lanes(const Pack<T>& a) {
 /// Two packs as pairs: (a0, b0), (a1, b1), ... at `to`.
 template <class T>
 LAPLEX_INLINE void store_pairs(T* to, const Pack<T>& a, const Pack<T>& b) {
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   using V = Native<T>;
   for (std::ptrdiff_t p = 0; p < Pack<T>::kParts; ++p) {
     const V x = a.part[p];
@@ -546,7 +546,7 @@ LAPLEX_INLINE void store_pairs(T* to, const Pack<T>& a, const Pack<T>& b) {
 /// The reverse: eight pairs as two packs.
 template <class T>
 LAPLEX_INLINE void load_pairs(const T* from, Pack<T>& a, Pack<T>& b) {
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   using V = Native<T>;
 #if LAPLEX_AVX2
   if constexpr (sizeof(T) == 4) {  // lanes move within their half alone
@@ -583,7 +583,7 @@ LAPLEX_INLINE void load_pairs(const T* from, Pack<T>& a, Pack<T>& b) {
 /// Looks eight pairs up: lane k of `a` and `b` is pair where[k].
 template <class T>
 LAPLEX_INLINE void load_pairs(const T* pairs, const std::uint16_t* where, Pack<T>& a, Pack<T>& b) {
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   // A pair is one load: a number of 64 bits, or a register of two.
   if constexpr (sizeof(T) == 4) {
     for (int p = 0; p < Pack<T>::kParts; ++p) {
@@ -717,7 +717,7 @@ LAPLEX_INLINE std::uint32_t equal_mask(const T* a, const T* b) {
 /// The first lanes; zeros in the others, whatever was there.
 template <class T>
 LAPLEX_INLINE Pack<T> first_lanes(const Pack<T>& a, std::int64_t count) {
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   // A mask from a table, without a branch: in sparse cells the count cannot be predicted.
   using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::int64_t>;
   static constexpr Bits kOnes = static_cast<Bits>(-1);
@@ -745,7 +745,7 @@ LAPLEX_INLINE Pack<T> first_lanes(const Pack<T>& a, std::int64_t count) {
 /// Rows become columns.
 template <class T>
 LAPLEX_INLINE void transpose8(Pack<T>* row) {
-#if defined(__GNUC__)
+#if defined(LAPLEX_VECTORS)
   using V = Native<T>;
   if constexpr (kLanes<T> == 8) {
     // Interleave numbers, then pairs, then halves: permutations that are one instruction each.

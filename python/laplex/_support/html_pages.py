@@ -1,13 +1,16 @@
-"""Self-contained HTML pages, which need no network, no script and no other file.
+"""Self-contained HTML pages, which need no network and no other file.
 
 A page extends ``pages/base.html``, takes its tables and pictures from ``pages/elements.html``, and
-has the style of ``pages/style.css``. Values are escaped.
+has the style of ``pages/style.css``. Values are escaped. A Content-Security-Policy forbids the
+browser to load anything, and to run or apply anything but what the page names by its hash.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,8 +59,10 @@ def render_page(package: str, template: str, *, extra: str, **values: Any) -> st
     environment.filters["data_uri"] = lambda content: picture_uri(
         content if isinstance(content, bytes) else png_of(content), "png"
     )
+    environment.filters["content_hash"] = _content_hash
+    environment.filters["with_sections"] = _with_sections
     page: str = environment.get_template(template).render(values)
-    return page
+    return page.encode("utf-8", "replace").decode("utf-8")  # names of files may be no UTF-8
 
 
 def png_of(figure: Figure) -> bytes:
@@ -68,5 +73,21 @@ def png_of(figure: Figure) -> bytes:
 
 
 def picture_uri(picture: bytes, form: str) -> str:
-    """Return a picture file as a data URI; ``form`` is ``"png"`` or ``"jpeg"``."""
+    """Return a picture file as a data URI; ``form`` is ``"png"`` or ``"webp"``."""
     return f"data:image/{form};base64," + base64.b64encode(picture).decode("ascii")
+
+
+def _content_hash(text: str) -> str:
+    """Return the source of a Content-Security-Policy that allows this text alone."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return f"'sha256-{digest}'"
+
+
+def _with_sections(content: Any) -> tuple[Any, list[tuple[str, Any]]]:
+    """Give each heading of a section an id, and list the ids with the headings."""
+    markup = type(content)  # which marks text that is escaped already
+    before, *parts = re.split("<h2>", content)
+    names = [f"section-{number}" for number in range(1, len(parts) + 1)]
+    html = "".join(f'<h2 id="{name}">{part}' for name, part in zip(names, parts, strict=True))
+    headings = [markup(part.partition("</h2>")[0]) for part in parts]
+    return markup(before + html), list(zip(names, headings, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def read_text(path: Path, most: int) -> str:
     return content.decode("utf-8")
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON.
+def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """Parse JSON; ``parse_constant`` as in `json.loads`.
 
     Raises
     ------
@@ -36,7 +37,7 @@ def parse_json(text: str) -> Any:
         If it is not JSON, or its lists and objects are nested too deeply to be read.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=parse_constant)
     except RecursionError:
         raise ValueError("its lists and objects are nested too deeply") from None
 

@@ -3,8 +3,8 @@
 `CEDAR` learns the change of basis. `metrics` and `stability` judge it, and `compare` measures it
 against `baselines`. `name_axes`, `top_examples`, `decode_captions` and `CEDAR.intervene` show what
 its axes stand for; inside a network, `steer` and `attribute` do. `zero_shot`, `CodeIndex`,
-`explain_match` and `axes_of` use codes of images and texts. `report` writes an HTML file.
-`encoders` turn images and texts into embeddings.
+`explain_match` and `axes_of` use codes of images and texts. `report` and `browse` write HTML
+files. `encoders` turn images and texts into embeddings.
 
 This is our reading of the abstract of arXiv 2605.22679. Names are imported when first used.
 """
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .confirmation import TooFewRowsWarning as TooFewRowsWarning
     from .drift import DriftWarning as DriftWarning
     from .estimator import CEDAR as CEDAR
+    from .feature_browser import browse as browse
     from .fitted import Modality as Modality
     from .html_report import report as report
     from .matches import Match as Match
@@ -77,6 +78,7 @@ __all__, __getattr__, __dir__ = lazy_names(
         ".code_index": "CodeIndex Neighbours",
         ".drift": "DriftWarning",
         ".estimator": "CEDAR",
+        ".feature_browser": "browse",
         ".fitted": "Modality",
         ".html_report": "report",
         ".matches": "Match axes_of explain_match",

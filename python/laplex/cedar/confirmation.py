@@ -140,6 +140,16 @@ class Confirmation:
                 for name, value in parse_json(text).items()
             }
             found = cls(**content)
+            kinds = {
+                "cosine": "f",
+                "p": "f",
+                "q": "f",
+                "support": "i",
+                "confirmed": "b",
+                "rows": "i",
+            }
+            if any(getattr(found, name).dtype.kind != kind for name, kind in kinds.items()):
+                raise ValueError("numbers are of another kind")
             sizes = {len(one) for one in (found.p, found.q, found.support, found.confirmed)}
             if sizes != {found.cosine.shape[1]} or len(found.rows) != len(found.cosine):
                 raise ValueError("sizes differ")

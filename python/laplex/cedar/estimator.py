@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from laplex._support.communicator import Communicator, OneProcess, communicator, together
+from laplex._support.hub import Pretrained
+from laplex._support.model_cards import Card
 from laplex._support.progress import progress_bar
 from laplex._support.renamed_parameters import renamed, renamed_parameter
 
@@ -33,6 +36,7 @@ from .fitted import Fitted, Modality
 from .interventions import Value, changed, checked_changes
 from .masks import unmasked
 from .metrics import Reconstruction
+from .model_card import model_card
 from .module import CedarModule
 from .ranks import aligned, of_first, same
 from .rows import Rows, as_rows
@@ -62,7 +66,7 @@ def _learns_from_batches(model: CEDAR) -> bool:
     return True
 
 
-class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class CEDAR(Pretrained, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     r"""Sparse codes for embeddings, by a learned change of basis and the k largest coordinates.
 
     .. math::
@@ -970,6 +974,18 @@ class CEDAR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  
         if saved.columns is not None:
             model.feature_names_in_ = np.array(saved.columns, dtype=object)
         return model
+
+    _saved_as, _saved_kind = storage.MODEL, storage.KIND
+
+    def _write(self, folder: Path) -> None:
+        self.save(folder)
+
+    @classmethod
+    def _read(cls, folder: Path, **parts: Any) -> CEDAR:
+        return cls.load(folder)
+
+    def _card(self, results: Sequence[Any]) -> Card:
+        return model_card(self)
 
     # --- scikit-learn -----------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-#: The files of a model; see `laplex.cedar.storage`.
-CONFIG, TENSORS = "config.json", "model.safetensors"
+from .._support.model_files import CONFIG, TENSORS
+
 #: Suffixes of files of embeddings; see `laplex.cedar.containers`.
 SUFFIXES = (
     ".npy",

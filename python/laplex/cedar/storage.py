@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -12,19 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from .. import _core
-from .._support.complete_files import replacing
-from .._support.json_files import read_json
+from .._support.model_files import read_config, read_tensors, write_model
+from .basis import Basis
 from .confirmation import Confirmation
-from .files import CONFIG, TENSORS, check_model
+from .files import check_model
 from .fitted import Fitted, Modality
 from .module import basis_of
 
-_FORMAT = 1
-_MODEL = "laplex.cedar.CEDAR"
-_VECTORS = ("mean", "data_mean")
+MODEL, KIND = "laplex.cedar.CEDAR", "CEDAR model"
 
 
 class Saved(NamedTuple):
@@ -38,10 +34,6 @@ class Saved(NamedTuple):
 
 def save(model: Saved, folder: str | os.PathLike[str]) -> None:
     """Write a fitted model; each file replaces an older one when it is complete."""
-    path = Path(folder).expanduser()
-    if path.is_file():
-        raise FileExistsError(f"{path} is a file: pass a folder")
-    path.mkdir(parents=True, exist_ok=True)
     fitted = model.fitted
     tensors = {"mean": fitted.mean, "data_mean": fitted.data_mean}
     for start, basis in enumerate(fitted.bases):
@@ -50,9 +42,6 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
     for name, modality in fitted.modalities.items():
         tensors[f"modality.{name}"] = modality.mean
     config: dict[str, Any] = {
-        "format": _FORMAT,
-        "model": _MODEL,
-        "laplex": _core.info()["version"],
         "parameters": {name: _plain(value) for name, value in model.parameters.items()},
         "fitted": {
             "k_": fitted.k,
@@ -77,11 +66,7 @@ def save(model: Saved, folder: str | os.PathLike[str]) -> None:
         config["confirmation"] = json.loads(model.confirmation.to_json())
     if model.columns is not None:
         config["feature_names_in_"] = model.columns
-    with replacing(path / TENSORS) as part:
-        save_file(tensors, part)
-    config["tensors"] = _digest(path / TENSORS)
-    with replacing(path / CONFIG) as part:
-        part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_model(folder, MODEL, config, tensors)
 
 
 def load(folder: str | os.PathLike[str]) -> Saved:
@@ -97,7 +82,10 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     """
     path = Path(folder).expanduser()
     check_model(path)
+    config = read_config(path, MODEL, KIND)
+    tensors = read_tensors(path, config, KIND)
     try:
+<<<<<<< HEAD
         config = read_json(path / CONFIG)
         form = config["format"]
         if config["model"] != _MODEL:
@@ -165,22 +153,132 @@ def load(folder: str | os.PathLike[str]) -> Saved:
         if confirmation is not None:
             confirmation = Confirmation.from_json(json.dumps(confirmation))
     except Exception as error:  # there are as many kinds as there are ways to be damaged
+=======
+        return _checked(config, tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+>>>>>>> main
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
-    return Saved(parameters, fitted, config.get("feature_names_in_"), confirmation)
+
+
+def _checked(config: dict[str, Any], tensors: dict[str, Tensor]) -> Saved:
+    """Make a model of what two files hold, which may be anything."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} has NaN or infinity")
+    parameters, known = dict(config["parameters"]), config["fitted"]
+    for name, value in parameters.items():
+        for one in value if isinstance(value, list) else [value]:
+            if not (one is None or isinstance(one, (bool, int, float, str))):
+                raise TypeError(f"{name} is a {type(one).__name__}")
+    device = parameters.get("device")
+    if device is not None and (not isinstance(device, str) or torch.device(device).type == "meta"):
+        raise TypeError(f"device is {device!r:.40}")
+    if not isinstance(parameters.get("sparse_output", False), bool):
+        raise TypeError("sparse_output is not true or false")
+    if "transform" in parameters:  # as the parameter was called at first
+        parameters["basis"] = parameters.pop("transform")
+    mean, dim = tensors.pop("mean"), known["n_features_in_"]
+    if mean.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"mean is {mean.dtype}")
+
+    def vector(name: str, found: Tensor) -> Tensor:
+        if found.shape != (dim,) or found.dtype != mean.dtype:
+            raise ValueError(f"{name} has shape {list(found.shape)} and dtype {found.dtype}")
+        return found
+
+    modalities = {
+        name: Modality(
+            vector(name, tensors.pop(f"modality.{name}")),
+            _number("scale", one["scale"]),
+            _number("loss", one["loss"]),
+            _count("count", one["count"]),
+            _pair(one.get("log_norms")),
+        )
+        for name, one in config.get("modalities", {}).items()
+    }
+    data_mean = vector("data_mean", tensors.pop("data_mean"))
+    starts: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        start, _, part = name.removeprefix("start").partition(".")
+        starts.setdefault(int(start), {})[part] = tensor
+    bases = [_basis(starts[start], dim, mean.dtype) for start in sorted(starts)]
+    fitted = Fitted(
+        tuple(bases),
+        vector("mean", mean),
+        data_mean,
+        _number("scale_", known["scale_"]),
+        _count("k_", known["k_"]),
+        _count("n_samples_seen_", known["n_samples_seen_"]),
+        tuple(_number("loss_curve_", one, least=-math.inf) for one in known["loss_curve_"]),
+        _count("n_iter_", known["n_iter_"]),
+        modalities,
+        _pair(known.get("log_norms")),
+    )
+    if not fitted.losses or not bases:
+        raise ValueError("there is no basis, or no loss")
+    if fitted.k > fitted.axes:
+        raise ValueError(f"k_ is {fitted.k}, but there are {fitted.axes} axes")
+    columns = config.get("feature_names_in_")
+    if columns is not None and ([type(one) for one in columns] != [str] * dim):
+        raise ValueError("feature_names_in_ are not the names of the columns")
+    confirmation = config.get("confirmation")
+    if confirmation is not None:
+        confirmation = Confirmation.from_json(json.dumps(confirmation))
+        if len(confirmation.confirmed) != fitted.axes:
+            raise ValueError(f"confirmation has {len(confirmation.confirmed)} axes")
+    return Saved(parameters, fitted, columns, confirmation)
+
+
+def _basis(parts: dict[str, Tensor], dim: int, dtype: torch.dtype) -> Basis:
+    """Make a basis of tensors whose names, shapes and dtypes are those of one."""
+    kinds: list[dict[str, tuple[int | None, ...]]] = [
+        {"readouts": (dim, dim)},
+        {"readouts": (dim, dim), "atoms": (dim, dim)},
+        {"frame": (None, dim), "dual": (None, dim)},
+        {"anchors": (None, dim)},
+        {"anchors": (None, dim), "order": (dim,), "signs": (dim,)},
+    ]
+    wanted = next((one for one in kinds if one.keys() == parts.keys()), None)
+    if wanted is None:
+        raise ValueError(f"no basis consists of {', '.join(sorted(parts)):.80}")
+    for name, shape in wanted.items():
+        part = parts[name]
+        fits = all(
+            have == want or want is None for have, want in zip(part.shape, shape, strict=False)
+        )
+        if not fits or part.ndim != len(shape) or not part.numel():
+            raise ValueError(f"{name} has shape {list(part.shape)}")
+        if part.dtype != (torch.int64 if name == "order" else dtype):
+            raise ValueError(f"{name} is {part.dtype}")
+    if "frame" in parts and not dim <= len(parts["frame"]) == len(parts["dual"]):
+        raise ValueError("frame and dual differ in size, or are fewer than the columns")
+    if "order" in parts and parts["order"].sort().values.tolist() != list(range(dim)):
+        raise ValueError("order is no permutation")
+    return basis_of(parts)
+
+
+def _number(name: str, value: Any, least: float = 0.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number")
+    if not (least <= value and math.isfinite(value)):
+        raise ValueError(
+            f"{name} must be a finite number" + (" of at least 0" if least == 0 else "")
+        )
+    return float(value)
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1")
+    return value
 
 
 def _pair(numbers: Any) -> tuple[float, float] | None:
     """Return two numbers; None if a file of an older version has none."""
-    return None if numbers is None else (float(numbers[0]), float(numbers[1]))
-
-
-def _digest(file: Path) -> str:
-    """Return a hash of the contents of a file."""
-    found = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(2**20):
-            found.update(block)
-    return found.hexdigest()
+    if numbers is None:
+        return None
+    first, second = (_number("log_norms", one, least=-math.inf) for one in numbers)
+    return first, second
 
 
 def _plain(value: Any) -> Any:

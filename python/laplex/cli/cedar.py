@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from laplex._support.command_errors import (
-    caution,
     check_folder,
     result_folder,
     sentences,
@@ -22,12 +19,12 @@ from laplex._support.command_errors import (
 from laplex._support.complete_files import check_writable, replacing
 from laplex._support.options import with_options
 
-from ..cedar.files import check_model, find_files, list_pictures, read_lines
+from ..cedar.files import check_model, find_files, read_lines
 from ..cedar.settings import Settings
+from .cedar_inputs import DescribedModel, find_names, label, load_model, messages_about, open_rows
 
 if TYPE_CHECKING:
     from ..cedar.estimator import CEDAR
-    from ..cedar.naming import AxisNames
     from ..cedar.rows import Rows
 
 app = typer.Typer(
@@ -64,6 +61,16 @@ TextEmbeddings = Annotated[
     typer.Option(
         metavar="FILE",
         help="File of the embeddings of the words, in the space of the model, one per row.",
+    ),
+]
+Items = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Text file that describes the embeddings, one line per row."),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder of pictures, one for each row, in the order of their names."
     ),
 ]
 
@@ -114,11 +121,11 @@ def fit(
 
         from ..cedar.estimator import CEDAR
 
-        rows = _rows(files, key)
+        rows = open_rows(files, key)
         ks = sorted(set(k or [32]))
         if ks[-1] > rows.dim:
             raise ValueError(
-                f"-k {ks[-1]} is more than the {rows.dim} columns of {_label(files)}: pass at most "
+                f"-k {ks[-1]} is more than the {rows.dim} columns of {label(files)}: pass at most "
                 "that number, and a much smaller one for a sparse code"
             )
         model = CEDAR(
@@ -127,7 +134,11 @@ def fit(
             device=usable_device(device),
             **given,
         )
-        with result_folder(out), _about(_label(files)), stoppable(lambda: _going_on(checkpoint)):
+        with (
+            result_folder(out),
+            messages_about(label(files)),
+            stoppable(lambda: _going_on(checkpoint)),
+        ):
             model.fit(
                 rows,
                 progress=shows_progress(quiet),
@@ -181,13 +192,13 @@ def transform(
 
         from ..cedar.code_files import write_codes
 
-        cedar = _load(model)
-        rows = _rows(files, key, "embeddings")
+        cedar = load_model(model)
+        rows = open_rows(files, key, "embeddings")
         if k is not None and k > cedar.n_features_in_:
             raise ValueError(
                 f"-k {k} is more than the {cedar.n_features_in_} axes of the model: pass less"
             )
-        with _about(_label(files)):
+        with messages_about(label(files)):
             count = write_codes(cedar, rows, out, k, progress=shows_progress(quiet))
         typer.echo(f"{count:,} codes with at most {k or cedar.k_} nonzero entries: {out}")
 
@@ -231,8 +242,8 @@ def name(
         if out is not None:
             check_writable(out)
 
-        cedar = _load(model)
-        names = _names(
+        cedar = load_model(model)
+        names = find_names(
             cedar, words, listed, text_embeddings, key=key, threshold=threshold, all_axes=all_axes
         )
         if out is not None:
@@ -250,19 +261,8 @@ def report(
     ),
     words: Words = None,
     text_embeddings: TextEmbeddings = None,
-    items: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Text file that describes the embeddings, one line per row."
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of pictures, one for each row, in the order of their names.",
-        ),
-    ] = None,
+    items: Items = None,
+    images: Images = None,
     compare: Annotated[
         bool, typer.Option(help="Fit baselines to compare with; this takes one or more minutes.")
     ] = True,
@@ -273,38 +273,14 @@ def report(
 ) -> None:
     """Write a report on a model as one HTML file."""
     with _sentences("report", "matplotlib"):
-        if (words is None) != (text_embeddings is None):
-            raise ValueError("--words and --text-embeddings go together: pass both or neither")
-        check_model(model)
-        files = find_files(embeddings)
-        if text_embeddings is not None:
-            find_files(text_embeddings)
-        listed = None if words is None else read_lines(words)
-        texts = None if items is None else read_lines(items)
-        pictures = None if images is None else list_pictures(images)
-        check_writable(out)
+        given = DescribedModel(model, embeddings, words, text_embeddings, items, images, out)
 
         from ..cedar.html_report import report as write_report
 
-        cedar = _load(model)
-        rows = _rows(files, key, "embeddings")
-        for what, path, found in (("--items", items, texts), ("--images", images, pictures)):
-            if found is not None and rows.count not in (None, len(found)):
-                raise ValueError(
-                    f"{what} {path} has {len(found)} entries, but {_label(files)} has "
-                    f"{rows.count} rows: there must be one for each row, in the same order"
-                )
-        names = None
-        if words is not None and listed is not None and text_embeddings is not None:
-            names = _names(cedar, words, listed, text_embeddings)
-        with _about(_label(files)):
+        with given.opened(key) as about:
             write_report(
-                cedar,
-                rows,
+                **about,
                 out=out,
-                names=names,
-                items=texts,
-                thumbnails=pictures,
                 compare=compare,
                 max_axes=max_axes,
                 title=title,
@@ -313,33 +289,51 @@ def report(
         typer.echo(f"report: {out}")
 
 
+@app.command()
+def browse(
+    model: Model,
+    embeddings: EmbeddingFiles,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path(
+        "cedar-browser.html"
+    ),
+    words: Words = None,
+    text_embeddings: TextEmbeddings = None,
+    items: Items = None,
+    images: Images = None,
+    examples: Annotated[
+        int, typer.Option(min=1, help="Number of example rows for each end of each axis.")
+    ] = 9,
+    thumbnail_size: Annotated[
+        int, typer.Option(min=1, help="Longest side of a thumbnail in pixels.")
+    ] = 64,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "CEDAR axes",
+    key: Key = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show a progress bar.")] = False,
+) -> None:
+    """Write all axes of a model and the codes of rows as one HTML file to search and browse."""
+    with _sentences("browse", "jinja2"):
+        given = DescribedModel(model, embeddings, words, text_embeddings, items, images, out)
+
+        from ..cedar.feature_browser import browse as write_browser
+
+        with given.opened(key) as about:
+            write_browser(
+                **about,
+                out=out,
+                examples=examples,
+                thumbnail_size=thumbnail_size,
+                title=title,
+                progress=shows_progress(quiet),
+            )
+        typer.echo(f"browser: {out}")
+
+
 # --- inside ---------------------------------------------------------------------------------------
 
 
 def _sentences(command: str, *more: str) -> AbstractContextManager[None]:
     needs = ("numpy", "torch", "sklearn", "scipy", "safetensors", *more)
     return sentences(f"laplex cedar {command}", extra="cedar", needs=needs)
-
-
-def _rows(files: list[Path], key: str | None, name: str = "X") -> Rows:
-    from ..cedar.rows import Embeddings, as_rows
-
-    return as_rows(Embeddings(files, key), name=name)
-
-
-def _label(files: list[Path]) -> str:
-    return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-
-
-@contextmanager
-def _about(path: str) -> Iterator[None]:
-    """Put the name of a file in front of messages about its contents."""
-    try:
-        yield
-    except ValueError as error:
-        if re.search(r"\b(X|embeddings|text_embeddings)\b", str(error)) is None:
-            raise
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _distinct(option: str, path: Path | None, embeddings: list[Path]) -> None:
@@ -353,52 +347,6 @@ def _going_on(checkpoint: Path | None) -> str:
     if checkpoint is not None and checkpoint.exists():
         return f"continue with the same options and --checkpoint {checkpoint} --resume"
     return "nothing was written; with --checkpoint FILE you can continue a fit later"
-
-
-def _load(folder: Path) -> CEDAR:
-    from ..cedar.estimator import CEDAR
-
-    return CEDAR.load(folder)
-
-
-def _names(
-    cedar: CEDAR,
-    words: Path,
-    listed: list[str],
-    text_embeddings: Path,
-    *,
-    key: str | None = None,
-    threshold: float | None = None,
-    all_axes: bool = False,
-) -> AxisNames:
-    from ..cedar.confirmation import MIN_STARTS
-    from ..cedar.naming import name_axes
-
-    texts = _rows([text_embeddings], key, "text_embeddings")
-    _check_words(listed, words, texts, text_embeddings)
-    unknown = cedar.confirmation_ is None
-    if unknown and not all_axes:
-        caution(
-            "names are unconfirmed: it is unknown which axes other rows confirm; fit with "
-            f"--n-init {MIN_STARTS} or more"
-        )
-    with _about(str(text_embeddings)):
-        return name_axes(
-            cedar,
-            texts,
-            listed,
-            threshold="chance" if threshold is None else threshold,
-            # The caution above takes the place of the warning.
-            confirmed=None if unknown or all_axes else "auto",
-        )
-
-
-def _check_words(words: list[str], path: Path, texts: Rows, texts_path: Path) -> None:
-    if texts.count not in (None, len(words)):
-        raise ValueError(
-            f"--words {path} has {len(words)} lines, but --text-embeddings {texts_path} has "
-            f"{texts.count} rows: there must be one for each word, in the same order"
-        )
 
 
 def _summary(cedar: CEDAR, rows: Rows, out: Path) -> str:

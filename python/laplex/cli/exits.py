@@ -53,6 +53,28 @@ PolicyOption = Annotated[
         "score of learned is that of --calibration eefp.",
     ),
 ]
+# Of a policy that goes with the network.
+CalibrationOption = Annotated[
+    str,
+    choice(
+        CALIBRATIONS,
+        "Calibration of the scores, fitted on the validation samples; see `laplex exits evaluate`.",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Threshold at which a sample leaves, in the units of the policy. Default: fit "
+        "thresholds to --budget."
+    ),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Mean cost to which thresholds are fitted on the validation samples, relative to "
+        "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
+    ),
+]
 Trusted = Annotated[
     bool,
     typer.Option(
@@ -65,7 +87,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress bars.
 
 app = typer.Typer(
     name="exits",
-    help="Train, evaluate, analyse and export networks with early exits, and write reports.",
+    help="Train, evaluate, analyse, export and publish networks with early exits, and write "
+    "reports.",
     no_args_is_help=True,
 )
 
@@ -299,28 +322,9 @@ def export(
         choice(("onnx", "torch"), "Format of the files: ONNX, or that of torch.export (torch)."),
     ] = "onnx",
     policy: PolicyOption = str(POLICIES.default),
-    calibration: Annotated[
-        str,
-        choice(
-            CALIBRATIONS,
-            "Calibration of the scores, fitted on the validation samples; see `laplex exits "
-            "evaluate`.",
-        ),
-    ] = "none",
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Threshold at which a sample leaves, in the units of the policy. Default: fit "
-            "thresholds to --budget."
-        ),
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            help="Mean cost to which thresholds are fitted on the validation samples, relative to "
-            "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
-        ),
-    ] = None,
+    calibration: CalibrationOption = "none",
+    threshold: ThresholdOption = None,
+    budget: BudgetOption = None,
     trusted: Trusted = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a previous export in --out.")
@@ -328,24 +332,67 @@ def export(
 ) -> None:
     """Export a network: one file for each segment, with a runner and an exit policy."""
     with _sentences("export"):
-        if threshold is not None and budget is not None:
-            raise ValueError("--threshold and --budget exclude each other: pass one of them")
+        _one_of(threshold=threshold, budget=budget)
         check_finished(run)
         check_export_folder(out, overwrite)
 
-        from ..early_exit.costs import count_costs
         from ..early_exit.deployment import export as write
-        from ..early_exit.evaluation.outputs import collect
         from ..early_exit.runs.results import ExitRule
         from ..early_exit.runs.run import Run
 
-        rule = ExitRule(policy, calibration, threshold)
         found = Run.open(run, trusted)
         model, example = found.model, found.splits.example()
-        unseen = collect(model, found.splits.loader("validation", found.settings.batch_size))
-        chosen = rule.fitted(unseen, count_costs(model, example), budget)
+        chosen = ExitRule(policy, calibration, threshold).of_run(found, budget)
         folder = write(model, example, out, format=format, policy=chosen, overwrite=overwrite)  # type: ignore[arg-type]
         typer.echo(f"Policy: {chosen!r}\n{model.num_exits} segments with a runner are in {folder}")
+
+
+@app.command()
+def publish(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write the model to.")
+    ] = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Repository of the Hugging Face hub to upload the model to, with the token of "
+            "`hf auth login`. It is made if needed.",
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository a private one.")
+    ] = False,
+    license: Annotated[  # noqa: A002  (the word for it)
+        str | None, typer.Option(help="License of the model, for its card, such as mit.")
+    ] = None,
+    policy: PolicyOption = str(POLICIES.default),
+    calibration: CalibrationOption = "none",
+    threshold: ThresholdOption = None,
+    budget: BudgetOption = None,
+    trusted: Trusted = False,
+) -> None:
+    """Write a network with its exit policy and a model card, or upload it to the Hugging Face hub.
+
+    `MultiExitModel.from_pretrained` loads it. The card shows what `laplex exits evaluate` found.
+    """
+    with _sentences("publish"):
+        if (out is None) == (repo is None):
+            raise ValueError("pass either --out, a folder, or --repo, a repository of the hub")
+        _one_of(threshold=threshold, budget=budget)
+        check_finished(run)
+        if out is not None:
+            check_folder(out)
+
+        from ..early_exit.runs.publishing import publish_run
+        from ..early_exit.runs.results import ExitRule
+        from ..early_exit.runs.run import Run
+
+        found = Run.open(run, trusted)
+        chosen = ExitRule(policy, calibration, threshold).of_run(found, budget)
+        place = publish_run(found, chosen, out=out, repo=repo, private=private, license=license)
+        typer.echo(f"Policy: {chosen!r}\nThe model and its card are in {place}")
 
 
 @app.command()
@@ -378,6 +425,11 @@ def report(
                 evaluate_run(run, progress=shows_progress(quiet)).write(run.folder)
         write_page(Study.of_runs(found), out, title)
         typer.echo(f"The report is in {out}")
+
+
+def _one_of(*, threshold: float | None, budget: float | None) -> None:
+    if threshold is not None and budget is not None:
+        raise ValueError("--threshold and --budget exclude each other: pass one of them")
 
 
 def _sentences(command: str, *more: str) -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from .._support.communicator import agree, communicator
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import profile_of
 from .._support.sides import BOTH
+from .._support.sum_family import ODD
 from ..numpy.checks import Array
 from ..torch.call import (
     HALF,
@@ -30,7 +31,7 @@ from ..torch.call import (
     check_dense,
     signature,
 )
-from ..torch.derivatives import ODD, Primitive, real, vjp
+from ..torch.derivatives import Primitive, real, vjp
 from .line import Line
 from .part import Part
 from .plan import ShardedPlan, check_finite

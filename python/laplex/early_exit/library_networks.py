@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .._support.optional import require
+from .origins import with_origin
 
 __all__ = ["library_network"]
 
@@ -69,7 +70,7 @@ def library_network(
         pretrained = library == "transformers" and not rest.endswith(".json")
     sizes = _Sizes(num_classes, in_channels, image_size)
     made: nn.Module = make(rest, sizes, {**options, "pretrained": pretrained})
-    return made
+    return with_origin(made, name, {"num_classes": num_classes})
 
 
 def _timm(name: str, sizes: _Sizes, options: dict[str, Any]) -> Any:

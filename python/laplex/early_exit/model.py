@@ -16,6 +16,7 @@ from .examining import examined
 from .heads.base import make_head
 from .layouts import Layout, checked_axes
 from .policies.base import Policy
+from .pretrained import PretrainedExits, like_backbone
 from .probing import Plan
 from .reading import Reader, as_logits, check_alike, checked_masks, mask_of
 from .real_exits import Prediction, RealExits
@@ -30,7 +31,7 @@ _LOCK = threading.Lock()
 _HELD: dict[nn.Module, int] = {}
 
 
-class MultiExitModel(nn.Module):
+class MultiExitModel(PretrainedExits, nn.Module):
     """A backbone with exits.
 
     The parameters and the forward of the backbone are not changed. Exits read the outputs of its
@@ -67,6 +68,10 @@ class MultiExitModel(nn.Module):
         The head of each exit, in the same order.
     num_exits : int
         Number of exits, the backbone's own output included.
+    policy : Policy or None
+        The policy of `predict` where none is passed. Files of the model hold it.
+    class_names : tuple of str or None
+        Names of the classes, for files and cards of the model.
 
     Raises
     ------
@@ -87,6 +92,10 @@ class MultiExitModel(nn.Module):
     >>> model.predict(torch.zeros(5, 4), MaxSoftmax(0.0)).samples_per_segment
     (5, 0, 0)
     """
+
+    #: On the class, for models that were pickled by an earlier version.
+    policy: Policy | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -333,7 +342,7 @@ class MultiExitModel(nn.Module):
         backbone = self.backbone if replica is None else replica.backbone
         return as_logits(walk.run(backbone, *self.signature.arguments(x)), "the backbone")
 
-    def predict(self, x: Any, policy: Policy) -> Prediction:
+    def predict(self, x: Any, policy: Policy | None = None) -> Prediction:
         """Predict with early exits: the layers after a sample's exit are not computed for it.
 
         The model runs in evaluation mode and without gradients. The mode of every module is
@@ -345,8 +354,9 @@ class MultiExitModel(nn.Module):
             The inputs: the argument of the backbone; a mapping of several arguments by name, a
             tuple of several arguments that the backbone needs, or `Inputs`. The batch may have any
             size, including 1.
-        policy : Policy
-            The exit policy, such as `MaxSoftmax`; see `laplex.early_exit.policies`.
+        policy : Policy, optional
+            The exit policy, such as `MaxSoftmax`; see `laplex.early_exit.policies`. By default the
+            attribute ``policy`` of the model.
 
         Returns
         -------
@@ -371,6 +381,7 @@ class MultiExitModel(nn.Module):
         Decisions equal those of ``policy.exit_index`` on the logits of all exits, sample by sample,
         up to the rounding by which convolutions and matrix products depend on the batch size.
         """
+        policy = self.policy if policy is None else policy
         if not isinstance(policy, Policy):
             raise TypeError(
                 f"policy must be a Policy such as MaxSoftmax(0.9), got {type(policy).__name__}"
@@ -415,14 +426,6 @@ class MultiExitModel(nn.Module):
     def extra_repr(self) -> str:
         """Text between the parentheses of ``repr``."""
         return f"exits at {', '.join(self.exit_names)} and the end"
-
-
-def like_backbone(backbone: nn.Module, module: nn.Module) -> None:
-    """Put a module on the device of a backbone, and in its precision and mode."""
-    first = next(iter(backbone.parameters()), None)
-    if first is not None:
-        module.to(device=first.device, dtype=first.dtype)
-    module.train(backbone.training)
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from .origins import with_origin
 
 __all__ = ["small_mlp", "small_msdnet", "small_resnet", "small_vit"]
 
@@ -112,7 +114,15 @@ def small_resnet(
     -------
     SmallResNet
     """
-    return _seeded(seed, lambda: SmallResNet(num_classes, in_channels, width, blocks, stem_stride))
+    return _seeded(
+        seed,
+        SmallResNet,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        blocks=blocks,
+        stem_stride=stem_stride,
+    )
 
 
 def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
@@ -209,7 +219,14 @@ def small_msdnet(
     SmallMSDNet
     """
     return _seeded(
-        seed, lambda: SmallMSDNet(num_classes, in_channels, width, growth, blocks, scales)
+        seed,
+        SmallMSDNet,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        width=width,
+        growth=growth,
+        blocks=blocks,
+        scales=scales,
     )
 
 
@@ -309,7 +326,15 @@ def small_vit(
         If ``patch`` does not divide ``image_size``, or ``dim`` is not a multiple of ``heads``.
     """
     return _seeded(
-        seed, lambda: SmallViT(num_classes, in_channels, image_size, patch, dim, depth, heads)
+        seed,
+        SmallViT,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        patch=patch,
+        dim=dim,
+        depth=depth,
+        heads=heads,
     )
 
 
@@ -357,12 +382,23 @@ def small_mlp(
     -------
     SmallMLP
     """
-    return _seeded(seed, lambda: SmallMLP(in_features, num_classes, widths))
+    return _seeded(seed, SmallMLP, in_features=in_features, num_classes=num_classes, widths=widths)
 
 
-def _seeded(seed: int | None, make: Callable[[], M]) -> M:
+def _seeded(seed: int | None, kind: type[M], **options: Any) -> M:
     if seed is None:
-        return make()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
+        made = kind(**options)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            made = kind(**options)
+    return with_origin(made, _NAMES[kind], options)
+
+
+#: The names of the functions that make the networks.
+_NAMES: dict[type[nn.Module], str] = {
+    SmallMLP: "small_mlp",
+    SmallMSDNet: "small_msdnet",
+    SmallResNet: "small_resnet",
+    SmallViT: "small_vit",
+}

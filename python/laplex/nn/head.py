@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -86,6 +86,7 @@ class LaplexHead(KernelLayer):
     torch.Size([1, 10, 64])
     """
 
+    _saved_as = "laplex.nn.LaplexHead"
     _shares_out = True
     _targets_at_ends = True
 
@@ -112,6 +113,12 @@ class LaplexHead(KernelLayer):
             init=init,
         )
         self.num_classes = self.out_features
+
+    def _options(self) -> dict[str, Any]:
+        own = super()._options()
+        for name in ("out_features", "kernel", "side"):
+            del own[name]
+        return {"num_classes": self.num_classes, **own}
 
     def _initial_lengthscale(self) -> float:
         fewer = min(self.targets.shape[-1], self.sources.shape[-1])

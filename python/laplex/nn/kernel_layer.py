@@ -20,6 +20,7 @@ from laplex.nn.frobenius import frobenius_norms
 from laplex.nn.kernel_product import column_sums, cosines, kernel_product, shared_out
 from laplex.nn.kernel_shape import KernelShape
 from laplex.nn.least_squares import nearest_kernels
+from laplex.nn.pretrained import PretrainedLayer
 from laplex.numpy.checks import MAX_DENSE_ENTRIES
 from laplex.torch.call import check_flag
 from laplex.torch.sharded import fill, whole
@@ -51,7 +52,7 @@ class Kernels(NamedTuple):
     source_phase: Tensor | None
 
 
-class KernelLayer(nn.Module):
+class KernelLayer(PretrainedLayer, nn.Module):
     r"""A linear map with the weight :math:`W = \sum_h \mathrm{Re}(K_h)\,\mathrm{diag}(s_h)`.
 
     .. math::
@@ -157,6 +158,8 @@ class KernelLayer(nn.Module):
         O(n log n), and set to sqrt(num_targets / heads). Random phases (without phases: random
         signs of the gains) make the heads uncorrelated, so that their variances add up.
         """
+        if self.targets.is_meta:
+            return  # nothing can be set there
         heads, num_targets, num_sources = self.heads, self.out_features, self.in_features
         targets, sources = initial_anchors(
             self.init, heads, num_targets, num_sources, targets_at_ends=self._targets_at_ends

@@ -94,6 +94,8 @@ class LaplexLinear(KernelLayer):
     (torch.Size([256, 784]), 5986)
     """
 
+    _saved_as = "laplex.nn.LaplexLinear"
+
     def _initial_lengthscale(self) -> float:
         # Of the order of the geometric mean of the line's length and the spacing of the fewer
         # anchors. With that of all anchors, inputs that are many more than the outputs reach none

@@ -22,8 +22,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .._support.sum_family import MAX_DEGREE
 from ..torch.autograd import primitive
-from ..torch.call import MAX_DEGREE, Call
+from ..torch.call import Call
 from .damped_cosines import PLANE, TOLERANCE, Wave, fitted_waves
 
 MAX_DIMENSION = 512

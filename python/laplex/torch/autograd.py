@@ -285,7 +285,9 @@ def _needs_composite() -> bool:
 
 def _recording(args: Sequence[Any]) -> bool:
     """Whether a derivative of this call may be requested, in reverse or forward mode."""
-    return (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)) or in_forward_mode()
+    if in_forward_mode():
+        return True
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
 
 
 def in_forward_mode() -> bool:

@@ -21,10 +21,8 @@ from .._support.arguments import kernel_number
 from .._support.core import PRODUCT, Form, Term
 from .._support.profiles import Profile
 from .._support.sides import TURNED
+from .._support.sum_family import check_degree
 from ..numpy import checks as validation
-
-MAX_DEGREE = 4
-"""The highest power of |x - y| in the core; a lengthscale or frequency derivative adds one."""
 
 PLAIN = PRODUCT.polynomial
 """The polynomial of the Laplace kernel."""
@@ -44,7 +42,8 @@ TENSORS: Final = 7
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 """The types of tensors that are nothing else: no instance of another subclass."""
 
-DIRECT = _core.DirectCalls(Tensor.__dlpack_c_exchange_api__, PLAIN_TYPES)
+# Torch has this interface from 2.10 on. Before, all calls take the longer way through Python.
+DIRECT = _core.DirectCalls(getattr(Tensor, "__dlpack_c_exchange_api__", None), PLAIN_TYPES)
 """The core's own reading and checking of calls, which takes a fraction of the time of Python's."""
 
 
@@ -363,16 +362,6 @@ def signature_of_shapes(call: Call) -> Signature:
 def takes_half(targets: Tensor) -> bool:
     """Whether the core reads and writes half precision: on a GPU, where it widens each number."""
     return targets.is_cuda
-
-
-def check_degree(degree: int) -> None:
-    """Refuse powers of the distance that the core does not have."""
-    if degree > MAX_DEGREE:
-        raise NotImplementedError(
-            f"lengthscale and frequency can be differentiated at most {MAX_DEGREE} times in total "
-            "(3 times with matern32, twice with matern52): differentiate with respect to the other "
-            "arguments first"
-        )
 
 
 def _check_cumulative(call: Call) -> None:

@@ -38,21 +38,22 @@ Complex gradients follow PyTorch's Wirtinger convention: for a gradient g, dL = 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
+from .._support.sum_family import (
+    NEXT_PARITY,
+    ODD,
+    Polynomial,
+    derivative,
+    difference,
+    times_distance,
+)
 from .call import CUMULATIVE, HALF, PLAIN, TENSORS, Call
-
-NEXT_PARITY = {0: 1, 1: 2, 2: 1, 3: 4, 4: 3}
-ODD = (1, 3)
 
 Primitive = Callable[[Call], Tensor]
 """The operator, in the form that the caller wants to record."""
-
-Polynomial = tuple[float, ...]
-"""The coefficients of the powers 0, 1, ..., without zeros at the end."""
 
 
 def vjp(
@@ -134,7 +135,7 @@ def vjp(
         result[3] = total.sum_to_size(shapes[3]) / lengthscale
     if need_frequency:
         assert frequency is not None
-        raised = _times_distance(polynomial)
+        raised = times_distance(polynomial)
         higher = stretched[raised] if raised in stretched else forward(parity, raised)
         total = imaginary_inner(grad, higher).sum(-1).to(frequency.dtype) * -lengthscale
         result[4] = total.sum_to_size(shapes[4]).to(frequency.dtype)
@@ -183,7 +184,7 @@ def jvp(primitive: Primitive, call: Call, tangents: Sequence[Tensor | None]) -> 
         stretched[raised] = higher = forward(its_parity, raised)
         terms.append(as_factor(d_lengthscale / lengthscale, higher) * higher)
     if d_frequency is not None:
-        raised = _times_distance(polynomial)
+        raised = times_distance(polynomial)
         higher = stretched[raised] if raised in stretched else forward(parity, raised)
         terms.append(1j * as_factor(d_frequency * lengthscale, higher) * higher)
     if d_theta is not None:
@@ -208,7 +209,7 @@ def slope(
         total = 0.5 * primitive(0, PLAIN)
     else:
         odd = NEXT_PARITY[parity]
-        total = -primitive(odd, _difference(polynomial, _derivative(polynomial)))
+        total = -primitive(odd, difference(polynomial, derivative(polynomial)))
     if frequency is not None:
         swing = -total if polynomial == PLAIN else primitive(odd, polynomial)
         total = total + 1j * as_factor(frequency * lengthscale, swing) * swing
@@ -222,22 +223,7 @@ def _stretch(parity: int, polynomial: Polynomial) -> tuple[int, Polynomial]:
     """Return the sum that is lengthscale * dS/dlengthscale."""
     if parity == CUMULATIVE:
         return 3, (0.0, -0.5)  # t exp(-|t|) has a derivative at ties, which parity 1 leaves out
-    return parity, _times_distance(_difference(polynomial, _derivative(polynomial)))
-
-
-def _derivative(q: Polynomial) -> Polynomial:
-    return tuple(power * each for power, each in enumerate(q))[1:]
-
-
-def _difference(a: Polynomial, b: Polynomial) -> Polynomial:
-    result = [x - y for x, y in zip_longest(a, b, fillvalue=0.0)]
-    while len(result) > 1 and result[-1] == 0.0:
-        result.pop()
-    return tuple(result)
-
-
-def _times_distance(q: Polynomial) -> Polynomial:
-    return (0.0, *q)
+    return parity, times_distance(difference(polynomial, derivative(polynomial)))
 
 
 def as_factor(scalar: Tensor, like: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .. import _core
 from .._support.core import Gradients, Kernel, Second, Term, Vectors
+from .._support.sum_family import check_degree
 from ..numpy.layout import Layout, layout_of
 from . import cuda
-from .call import DIRECT, HALF, NAMES, SIDES, TENSORS, Call, Signature, check_degree, in_memory
+from .call import DIRECT, HALF, NAMES, SIDES, TENSORS, Call, Signature, in_memory
 
 _LITTLE = 1 << 20  # gradients of up to this many numbers are copied to take the core's fast path
 _PRODUCT = 0  # mode of the core's sum: K itself, not its transpose or adjoint

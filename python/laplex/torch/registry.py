@@ -21,7 +21,9 @@ _KINDS: dict[Any, str] = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "boo
 _KINDS[tuple[float, ...]] = "float[]"
 _FIELDS = [f"{_KINDS[kind]} {name}" for name, kind in get_type_hints(Call).items()]
 # Inductor's CUDA graphs own all memory allocated during their warm-up, but orders must outlive it.
-TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
+TAGS = [torch.Tag.pt2_compliant_tag]
+if hasattr(torch.Tag, "cudagraph_unsafe"):
+    TAGS.append(torch.Tag.cudagraph_unsafe)
 LIBRARY: Any = torch.library.Library("laplex", "DEF")  # type: ignore[no-untyped-call]
 LIBRARY.define(f"matvec({', '.join(_FIELDS)}=0) -> Tensor", tags=TAGS)
 LIBRARY.define(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import sys
+from html import unescape
 from importlib import import_module
+from pathlib import Path
 
 import jinja2
 import pytest
@@ -42,11 +47,34 @@ def test_everything_is_escaped(package):
     assert page.count("&lt;script&gt;&#34;&#39;&amp;") == 10
     assert "<script" not in page
     assert page.count("<td class=best>") == 1
-    assert 'src="data:image/png;base64,cG5n" class=plot>' in page
+    assert 'src="data:image/png;base64,cG5n" class=figure>' in page
+
+
+def test_sections_have_names_and_links(package):
+    (Path(import_module(package).__file__).parent / "sections.html").write_text(
+        '{% extends "base.html" %}{% block content %}<h2>One &amp; {{ about }}</h2>a'
+        "<h2>Two</h2>{% endblock %}"
+    )
+    page = render_page(package, "sections.html", extra="demo", title="t", about="<h2>")
+    assert '<a href="#section-1">One &amp; &lt;h2&gt;</a>' in page
+    assert '<h2 id="section-1">One &amp; &lt;h2&gt;</h2>a<h2 id="section-2">Two</h2>' in page
+    assert page.count("<h2") == 2
+
+
+def test_nothing_but_the_style_of_the_page_is_allowed(package):
+    values = {"rows": Table([], []), "numbers": [], "terms": {}, "image": b"", "about": ""}
+    page = render_page(package, "page.html", extra="demo", title="t", **values)
+    policy = unescape(re.search('Content-Security-Policy" content="([^"]+)"', page).group(1))
+    style = re.search("<style>(.*?)</style>", page, re.S).group(1)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; script-src 'none'; "
+        "base-uri 'none'; form-action 'none'"
+    )
 
 
 def test_a_value_that_is_missing_is_an_error(package):
-    with pytest.raises(jinja2.UndefinedError, match="title"):
+    with pytest.raises(jinja2.UndefinedError, match="rows"):
         render_page(package, "page.html", extra="demo")
 
 

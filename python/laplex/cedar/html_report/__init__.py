@@ -15,7 +15,8 @@ from laplex._support.optional import require
 
 from ..coding import rows_for
 from ..estimator import CEDAR
-from ..naming import AxisNames, name_axes
+from ..naming import AxisNames
+from ..page_inputs import RowExamples, check_names, found_names
 from ..settings import checked_ks, whole
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ __all__ = ["report"]
 _COMPARED_KS = (4, 16, 32, 64)
 #: Number of rows shown for each end of an axis.
 _EXAMPLES = 9
+#: Number of characters after which the text of a row is cut off.
+_LONGEST_TEXT = 160
 
 
 def report(
@@ -108,63 +111,35 @@ def report(
         require(package, extra="cedar", feature="laplex.cedar.report")
     from . import page
     from .measuring import measure
-    from .thumbnails import thumbnail
 
     check_is_fitted(cedar)
     whole("max_axes", max_axes)
     rows = rows_for(cedar.fitted_, embeddings, device=cedar.device)
-    _check_names(names, words, text_embeddings, cedar.fitted_.axes)
+    check_names(names, words, text_embeddings, cedar.fitted_.axes)
     if compare and comparison is None and rows.count is None:
         raise ValueError(
             "compare=True cannot split embeddings that come in batches: pass an array, or "
             "comparison=compare(..., test=...), or compare=False"
         )
-    if rows.count is not None:
-        _check_counts(items, thumbnails, rows.count)
+    described = RowExamples(items, thumbnails, _LONGEST_TEXT, rows.count)
     path = Path(out)
-    if thumbnails is not None and len(thumbnails):
-        thumbnail(thumbnails[0], 0)  # fails before the comparison, not after it
-    with replacing(path) as part:  # made at once, for the same reason
-        if names is None and words is not None:
-            names = name_axes(cedar, text_embeddings, words)
+    with replacing(path) as part:  # made at once, to fail before the comparison
+        names = found_names(cedar, names, words, text_embeddings)
         measured = measure(cedar, rows, checked_ks(cedar.k), _EXAMPLES, progress)
-        _check_counts(items, thumbnails, measured.count)
+        described.check_count(measured.count)
         if comparison is None and compare:
             comparison = _compared(cedar, embeddings, rows.dim, progress)
         html = page.render(
             cedar=cedar,
             measured=measured,
             names=names,
-            items=items,
-            thumbnails=thumbnails,
+            described=described,
             comparison=comparison,
             max_axes=max_axes,
             title=title,
         )
         part.write_text(html, encoding="utf-8")
     return path
-
-
-def _check_names(
-    names: AxisNames | None, words: Sequence[str] | None, text_embeddings: Any, dim: int
-) -> None:
-    if names is not None and (words is not None or text_embeddings is not None):
-        raise ValueError("pass names, or words and text_embeddings to find them, not both")
-    if (words is None) != (text_embeddings is None):
-        raise ValueError("words and text_embeddings go together: pass both or neither")
-    if names is not None and len(names) != dim:
-        raise ValueError(f"names describe {len(names)} axes, but the model has {dim}")
-
-
-def _check_counts(
-    items: Sequence[str] | None, thumbnails: Sequence[Any] | None, count: int
-) -> None:
-    for what, examples in (("items", items), ("thumbnails", thumbnails)):
-        if examples is not None and len(examples) != count:
-            raise ValueError(
-                f"{what} and embeddings must have the same length, got {len(examples)} and {count} "
-                "rows"
-            )
 
 
 def _compared(cedar: CEDAR, embeddings: Any, dim: int, progress: bool) -> Comparison:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from ..confirmation import MIN_STARTS, Confirmation
 from ..estimator import CEDAR
 from ..metrics import mcc
 from ..naming import AxisNames, Name
+from ..page_inputs import RowExamples, known_axes
 from ..restarts import StabilityReport, stability
 from . import figures
 from .measuring import Measured
-from .thumbnails import thumbnail
 
 if TYPE_CHECKING:
     from ..baselines import Comparison
-
-_LONGEST_TEXT = 160
 
 
 class Example(NamedTuple):
@@ -64,8 +62,7 @@ def render(
     cedar: CEDAR,
     measured: Measured,
     names: AxisNames | None,
-    items: Sequence[str] | None,
-    thumbnails: Sequence[Any] | None,
+    described: RowExamples,
     comparison: Comparison | None,
     max_axes: int,
     title: str,
@@ -73,16 +70,7 @@ def render(
     """Render the report as HTML with embedded pictures, as `laplex.cedar.report` describes it."""
     starts = len(cedar.bases_)
     found = stability(cedar.restarts_) if starts > 1 else None
-    mask = cedar.confirmed_
-    # A mask that the caller passed for the names takes precedence.
-    known: list[bool | None] = [None] * len(measured.share)
-    if mask is not None:
-        known = [bool(one) for one in mask]
-    if names is not None:
-        known = [
-            own.confirmed if own.confirmed is not None else other
-            for own, other in zip(names, known, strict=True)
-        ]
+    known = known_axes(cedar, names)
     return render_page(
         __package__,
         "page.html",
@@ -102,7 +90,7 @@ def render(
         recurrence=None if found is None else figures.recurrence(found),
         names=names,
         axes=[
-            _axis(axis, measured, known[axis], names, items, thumbnails)
+            _axis(axis, measured, known[axis], names, described)
             for axis in _chosen(measured, known, max_axes)
         ],
         firing=figures.firing(measured.report),
@@ -190,8 +178,7 @@ def _axis(
     measured: Measured,
     confirmed: bool | None,
     names: AxisNames | None,
-    items: Sequence[str] | None,
-    thumbnails: Sequence[Any] | None,
+    described: RowExamples,
 ) -> Axis:
     report, examples = measured.report, measured.examples
     assert report.positive is not None
@@ -208,8 +195,8 @@ def _axis(
             Example(
                 int(row),
                 float(code),
-                None if items is None else _short(items[row]),
-                None if thumbnails is None else thumbnail(thumbnails[row], int(row)),
+                described.text(row),
+                described.picture(row),
             )
             for row, code in zip(rows[axis], codes[axis], strict=True)
             if row >= 0
@@ -238,8 +225,3 @@ def _random_mcc(dim: int) -> float:
     """Measure the MCC of two random rotations on one pair."""
     generator = torch.Generator().manual_seed(0)
     return mcc(random_rotation(dim, generator), torch.eye(dim, dtype=torch.float64))
-
-
-def _short(text: object) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= _LONGEST_TEXT else line[: _LONGEST_TEXT - 1] + "…"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..._support.arguments import integer
 from ..activations import main_tensor
+from ..origins import with_origin
 from . import HEADS
 
 __all__ = ["Head", "make_head"]
@@ -138,12 +139,14 @@ def make_head(
             f"head={head!r} needs activations {wanted.get(needs[0], '[batch, features]')}, but "
             f"those of {where!r} are {list(shape)}: choose another head"
         )
+    features = shape[1] if len(shape) > 3 else shape[-1]
     try:
-        return kind(shape[1] if len(shape) > 3 else shape[-1], classes, **options)
+        made = kind(features, classes, **options)
     except TypeError as error:
         if not options:
             raise
         raise TypeError(f"head_options do not fit head={head!r}: {error}") from error
+    return with_origin(made, head, {"features": features, "classes": classes, "options": options})
 
 
 def positions(activation: Any) -> Tensor:

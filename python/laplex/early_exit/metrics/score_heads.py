@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from ..._support.arguments import one_of, positive
+from ..._support.arguments import one_of, positive, whole
 from ..arrays import Array, Booleans, as_labels, as_logits, as_numbers, correctness, like
 from .failure_prediction import eefp_labels
 
@@ -236,12 +236,12 @@ class ScoreHeads:
         if values.get("kind") != _FORMAT:
             raise ValueError(f"values must be those of to_dict, of kind {_FORMAT!r}")
         made = cls(values["target"], by_class=values["by_class"], C=values["C"])
-        made.classes_ = int(values["classes"])
+        made.classes_ = whole("classes", values["classes"], 1)
         for name in ("means", "scales", "coefficients"):
             found = as_numbers(name, values[name], 2, "[exits, features]")
             setattr(made, f"{name}_", found)
         made.intercepts_ = as_numbers("intercepts", values["intercepts"], 1, "[exits]")
-        width = made._features(torch.zeros(1, made.classes_)).shape[1]
+        width = min(made.classes_, _TOP) + 3 + (made.classes_ if made.by_class else 0)
         shape = (len(made.intercepts_), width)
         if any(one.shape != shape for one in (made.means_, made.scales_, made.coefficients_)):
             raise ValueError(f"values must be {list(shape)}, by exit and feature, in all tables")

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from ..model import MultiExitModel, like_backbone
+from ..model import MultiExitModel
 from ..policies.base import Policy
+from ..pretrained import like_backbone
 
 
 @dataclass(frozen=True)

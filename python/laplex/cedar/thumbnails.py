@@ -11,13 +11,12 @@ import numpy as np
 from laplex._support.html_pages import picture_uri
 from laplex._support.optional import require
 
-#: Longest side of a thumbnail in pixels; smaller pictures keep their pixels.
-_SIDE = 112
+#: Pictures up to this side in pixels are kept without loss, and their pixels stay sharp.
 _ROUGH = 48
 
 
-def thumbnail(picture: Any, row: int) -> tuple[str, bool]:
-    """Return a picture as a data URI, and whether it is so small that its pixels should stay sharp.
+def thumbnail(picture: Any, row: int, side: int = 112) -> tuple[str, bool]:
+    """Return a picture as the data URI of a WebP file, and whether its pixels should stay sharp.
 
     Parameters
     ----------
@@ -25,6 +24,8 @@ def thumbnail(picture: Any, row: int) -> tuple[str, bool]:
         Arrays of uint8 or bool, or floats from 0 to 1.
     row : int
         Number of the row, for messages.
+    side : int
+        Longest side of a thumbnail in pixels; smaller pictures keep their pixels.
 
     Raises
     ------
@@ -33,16 +34,16 @@ def thumbnail(picture: Any, row: int) -> tuple[str, bool]:
     ValueError
         If the input cannot be read as a picture.
     """
-    pil = require("PIL.Image", extra="cedar", feature="report(thumbnails=...)")
+    pil = require("PIL.Image", extra="cedar", feature="thumbnails")
     name = f"thumbnails[{row}]"
     if isinstance(picture, (str, os.PathLike)):
         try:
             with pil.open(picture) as opened:
-                return _encoded(opened, pil)
-        except OSError as error:
+                return _encoded(opened, side)
+        except (OSError, pil.DecompressionBombError) as error:
             raise ValueError(f"{name} cannot be read: {error}") from error
     if isinstance(picture, pil.Image):
-        return _encoded(picture, pil)
+        return _encoded(picture, side)
     array = np.asarray(picture)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -60,15 +61,14 @@ def thumbnail(picture: Any, row: int) -> tuple[str, bool]:
         array = 255 * array.astype(np.uint8)
     elif array.dtype != np.uint8:
         raise ValueError(f"{name} must hold uint8, or floats from 0 to 1, got {array.dtype}")
-    return _encoded(pil.fromarray(np.ascontiguousarray(array)), pil)
+    return _encoded(pil.fromarray(np.ascontiguousarray(array)), side)
 
 
-def _encoded(image: Any, pil: Any) -> tuple[str, bool]:
+def _encoded(image: Any, side: int) -> tuple[str, bool]:
     clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    small = image.convert("RGBA" if clear else "L" if image.mode in ("1", "L") else "RGB")
+    small = image.convert("RGBA" if clear else "RGB")
     rough = max(small.size) <= _ROUGH
-    small.thumbnail((_SIDE, _SIDE))
-    form = "PNG" if rough or clear else "JPEG"
+    small.thumbnail((side, side))
     buffer = io.BytesIO()
-    small.save(buffer, format=form)
-    return picture_uri(buffer.getvalue(), form.lower()), rough
+    small.save(buffer, format="WEBP", lossless=rough, quality=70, method=2)
+    return picture_uri(buffer.getvalue(), "webp"), rough
