@@ -85,78 +85,8 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     config = read_config(path, MODEL, KIND)
     tensors = read_tensors(path, config, KIND)
     try:
-<<<<<<< HEAD
-        config = read_json(path / CONFIG)
-        form = config["format"]
-        if config["model"] != _MODEL:
-            raise KeyError("model")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / CONFIG} does not describe a CEDAR model") from error
-    if form != _FORMAT:
-        raise ValueError(
-            f"{path} was saved in format {form}, but this version of Laplex reads format "
-            f"{_FORMAT}: use version {config.get('laplex')}, which saved it, or a newer one"
-        )
-    if config.get("tensors", "") not in ("", _digest(path / TENSORS)):  # absent in older models
-        raise ValueError(
-            f"{path} holds a damaged CEDAR model: {TENSORS} is not the one that {CONFIG} was saved "
-            "with. Copy both files of one model, or save it again"
-        )
-    try:
-        # Copied to aligned memory, as in the fit: products with a mapped file may round
-        # differently, depending on where its header ends.
-        tensors = {name: one.clone() for name, one in load_file(path / TENSORS).items()}
-        parameters = dict(config["parameters"])
-        if "transform" in parameters:  # as the parameter was called at first
-            parameters["basis"] = parameters.pop("transform")
-        modalities = {
-            name: Modality(tensors.pop(f"modality.{name}"), **one)
-            for name, one in config.get("modalities", {}).items()
-        }
-        starts = sorted({int(name[5 : name.index(".")]) for name in tensors.keys() - set(_VECTORS)})
-        bases = []
-        for start in starts:
-            head = f"start{start}."
-            parts = {name[len(head) :]: tensors[name] for name in tensors if name.startswith(head)}
-            bases.append(basis_of(parts))
-        known = config["fitted"]
-        fitted = Fitted(
-            tuple(bases),
-            tensors["mean"],
-            tensors["data_mean"],
-            known["scale_"],
-            known["k_"],
-            known["n_samples_seen_"],
-            tuple(known["loss_curve_"]),
-            known["n_iter_"],
-            modalities,
-            _pair(known.get("log_norms")),
-        )
-        dims = {basis.dim for basis in bases} | {fitted.dim, len(fitted.data_mean)}
-        dims |= {len(one.mean) for one in modalities.values()}
-        if dims != {known["n_features_in_"]}:
-            raise ValueError("sizes differ")
-        if not 1 <= fitted.k <= fitted.axes:
-            raise ValueError(f"k_ is {fitted.k}, but there are {fitted.axes} axes")
-        scales = (fitted.scale, *(one.scale for one in modalities.values()))
-        if not all(0 <= scale < math.inf for scale in scales):
-            raise ValueError("a scale must be a finite number of at least 0")
-        if not fitted.losses or not all(map(math.isfinite, fitted.losses)):
-            raise ValueError("loss_curve_ must hold finite numbers")
-        for number in (fitted.k, fitted.count, fitted.steps):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError("k_, n_samples_seen_ and n_iter_ must be integers of at least 1")
-        for name, tensor in tensors.items():
-            if not bool(tensor.isfinite().all()):
-                raise ValueError(f"{name} has NaN or infinity")
-        confirmation = config.get("confirmation")
-        if confirmation is not None:
-            confirmation = Confirmation.from_json(json.dumps(confirmation))
-    except Exception as error:  # there are as many kinds as there are ways to be damaged
-=======
         return _checked(config, tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
->>>>>>> main
+    except Exception as error:  # there are as many kinds as there are ways to be damaged
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
 
 
