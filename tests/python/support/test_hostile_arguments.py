@@ -52,11 +52,13 @@ class Odd:
 
 
 class Subclass(np.ndarray):
-    """Changes what it is while it is looked at."""
+    """Gives no plain array of itself."""
 
-    @property
-    def shape(self):
-        return (2**40,)
+    def __array_function__(self, function, types, args, kwargs):
+        raise TypeError("no function of NumPy takes this")
+
+    def __array_ufunc__(self, *inputs, **kwargs):
+        raise TypeError("no arithmetic, either")
 
 
 good = np.linspace(0.0, 1.0, 6)
@@ -101,7 +103,6 @@ CALLS = {
     "apply": lambda a, b, c, d: laplex.Plan(good).apply(a, out=b),
     "vjp": lambda a, b, c, d: laplex.Plan(good).vjp(a, b),
     "update": lambda a, b, c, d: laplex.Plan(good, good).update(a, b, lengthscale=c),
-    "quantiles": lambda a, b, c, d: laplex.Plan(good).quantiles(a),
     "options": lambda a, b, c, d: laplex.Plan(good, kernel=a, side=b, num_threads=c),
     "matvec": lambda a, b, c, d: laplex.matvec(a, b, c, lengthscale=d),
     "gram": lambda a, b, c, d: laplex.gram.LaplaceGram(a, lengthscale=b, noise=c).solve(d),
@@ -113,7 +114,7 @@ CALLS = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(CALLS))
 @given(given_arguments=st.tuples(*[mostly_good] * 4))
-@settings(quick, max_examples=max(25, quick.max_examples // 2))
+@settings(quick, max_examples=max(25, quick.max_examples // 3))
 def test_a_call_works_or_raises_what_is_documented(name, given_arguments):
     try:
         CALLS[name](*given_arguments)
