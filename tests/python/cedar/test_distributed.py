@@ -410,7 +410,7 @@ def test_mpi_finds_what_one_process_finds(tmp_path: Path) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
