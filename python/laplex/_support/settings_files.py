@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import accumulate
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -16,7 +17,7 @@ from .json_files import read_text
 from .optional import require
 
 #: More than any settings file has.
-MOST_BYTES = 2**20
+MOST_BYTES, MOST_NESTED = 2**20, 100
 
 S = TypeVar("S")
 
@@ -40,9 +41,9 @@ def changed(settings: S, values: Mapping[Any, Any], where: str) -> S:
             raise ValueError(f"{where}: there is no key {str(key)!r}: {hint}")
         try:
             value = _converted(types[key], given, known[key])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             fits = _described(types[key], known[key])
-            raise ValueError(f"{where}: {key} must be {fits}, got {given!r}") from None
+            raise ValueError(f"{where}: {key} must be {fits}, got {given!r:.80}") from None
         check = known[key]["check"]
         checked[key] = check(value) if check and value is not None else value
     return replace(settings, **checked)  # type: ignore[type-var]
@@ -62,9 +63,16 @@ def read_yaml(path: Path, defaults: S) -> S:
         raise FileNotFoundError(f"{there}: pass an existing settings file")
     try:
         text = read_text(path, MOST_BYTES)
-        # A few lines of aliases can stand for more values than fit into memory.
+        # PyYAML takes minutes for thousands of open brackets, and a few lines of aliases can stand for
+        # more values than fit into memory.
+        if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > MOST_NESTED:
+            raise ValueError(f"it has more than {MOST_NESTED} brackets open at a time")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it has aliases (*): write the values out")
+        root = yaml.compose(text, yaml.SafeLoader)
+        keys = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"it has {', '.join(sorted(twice))} more than once")
         values = yaml.safe_load(text)
     except Exception as error:  # PyYAML raises as many kinds as there are ways to be wrong
         raise ValueError(f"{path} is not valid YAML: {error}") from error

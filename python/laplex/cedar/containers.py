@@ -126,7 +126,8 @@ def _check(path: Path, shape: Sequence[int], dtype: Any) -> None:
         raise ValueError(
             f"{path} must hold embeddings [n, d], one in each row, got shape {list(shape)}"
         )
-    if isinstance(dtype, np.dtype) and dtype.kind not in "fiu":
+    kind = dtype.kind if isinstance(dtype, np.dtype) else str(dtype).removeprefix("torch.")[0]
+    if kind not in "fiub" or str(dtype).endswith("bool"):  # b: bfloat16
         raise ValueError(f"{path} must hold real numbers, got {dtype}")
     if shape[1] > MOST_COLUMNS or shape[0] > MOST_ROWS:
         raise ValueError(
@@ -283,7 +284,10 @@ class _Hdf5:
             if key and key in file and key not in names:  # a group
                 names, key = [name for name in names if name.startswith(f"{key}/")], None
             self._name = one_of(str(path), "data set", names, key)
-            self.shape, self.dtype = file[self._name].shape, file[self._name].dtype
+            found = file[self._name]
+            if found.external or found.is_virtual:
+                raise ValueError(f"{self._name} is stored in other files: copy its numbers into {path}")
+            self.shape, self.dtype = found.shape, found.dtype
 
     def __getitem__(self, rows: slice) -> Array:
         h5py = require("h5py", extra="hdf5")
