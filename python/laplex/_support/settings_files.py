@@ -63,8 +63,8 @@ def read_yaml(path: Path, defaults: S) -> S:
         raise FileNotFoundError(f"{there}: pass an existing settings file")
     try:
         text = read_text(path, MOST_BYTES)
-        # PyYAML takes minutes for thousands of open brackets, and a few lines of aliases can stand for
-        # more values than fit into memory.
+        # PyYAML takes minutes for thousands of open brackets, and a few lines of aliases can
+        # stand for more values than fit into memory.
         if max(accumulate((c in "[{") - (c in "]}") for c in text), default=0) > MOST_NESTED:
             raise ValueError(f"it has more than {MOST_NESTED} brackets open at a time")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):

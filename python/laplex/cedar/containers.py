@@ -286,7 +286,7 @@ class _Hdf5:
             self._name = one_of(str(path), "data set", names, key)
             found = file[self._name]
             if found.external or found.is_virtual:
-                raise ValueError(f"{self._name} is stored in other files: copy its numbers into {path}")
+                raise ValueError(f"{self._name} is in other files: copy its numbers into {path}")
             self.shape, self.dtype = found.shape, found.dtype
 
     def __getitem__(self, rows: slice) -> Array:

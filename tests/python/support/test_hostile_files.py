@@ -22,6 +22,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_file
 
 from laplex._support.settings_files import read_yaml
 from laplex.cedar import CEDAR, fitting, read_codes, write_codes
@@ -117,7 +118,8 @@ def test_yaml_makes_plain_values_alone(tmp_path):
     for text in (
         f"seed: !!python/object/apply:os.mkdir ['{tmp_path / 'mark'}']",
         "a0: &a0 [x]\n" + aliases,  # 9^9 texts
-        "seed: " + "[" * 5000,
+        "seed: " + "[" * 100_000,
+        "seed: 1\nepochs: 2\nseed: 3",
         "seed: 2001-99-99",
         "seed: !!timestamp x",
         "seed: " + "9" * 5000,
@@ -207,6 +209,30 @@ def test_shapes_that_no_file_has(tmp_path):
         file.create_dataset("a", (2**50, 4), "f4", chunks=(1024, 4))
     with pytest.raises(ValueError, match="says that it holds 1125899906842624 rows"):
         rows_of(path)
+
+
+def test_data_sets_in_other_files(tmp_path):
+    path, other = tmp_path / "a.h5", tmp_path / "other"
+    other.write_bytes(b"secret" * 8)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", (6, 8), "u1", external=[(str(other), 0, 48)])
+    with pytest.raises(ValueError, match="a is in other files"):
+        rows_of(path)
+    with h5py.File(tmp_path / "source.h5", "w") as file:
+        file["a"] = np.eye(8)
+    layout = h5py.VirtualLayout((8, 8), float)
+    layout[:] = h5py.VirtualSource(tmp_path / "source.h5", "a", (8, 8))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("a", layout)
+    with pytest.raises(ValueError, match="a is in other files"):
+        rows_of(path)
+
+
+def test_tensors_that_are_no_real_numbers(tmp_path):
+    for dtype in (torch.bool, torch.complex64):
+        torch_file({"a": torch.ones(6, 4, dtype=dtype)}, tmp_path / "a.safetensors")
+        with pytest.raises(ValueError, match="must hold real numbers"):
+            rows_of(tmp_path / "a.safetensors")
 
 
 def test_json_that_is_nested_too_deeply(tmp_path):
