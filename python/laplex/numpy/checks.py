@@ -58,7 +58,7 @@ def as_array(name: str, value: object, wanted: str = "an array of floats") -> Ar
         raise TypeError(f"{name} is in GPU memory: use laplex.cuda.Plan, or copy it to the host")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise TypeError(f"{name} is not array-like ({error})") from None
     if array.dtype.kind not in "fciub":
         raise TypeError(f"{name} has dtype {array.dtype}: pass an array of numbers")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 import laplex
 from strategies import quick
 
-#: What a call may raise; LinAlgError, of singular matrices, is a ValueError.
-DOCUMENTED = (TypeError, ValueError, MemoryError)
+#: What a call may raise. A LinAlgError is a ValueError; a NotImplementedError is of other devices.
+DOCUMENTED = (TypeError, ValueError, MemoryError, NotImplementedError)
 
 
 class Odd:
