@@ -39,9 +39,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check $(if $(CI),--quiet)
 # Python compiles what it imports: compiling all of torch ahead takes a minute.
 INSTALL := $(PIP) install --no-compile -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # One process per core, each with one thread, because threads of several processes would wait for one
-# another. Each process takes whole files, because their fixtures are expensive.
-PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
-HEADING = @printf '\n=== %s ===\n'
+# another. Each process takes whole files, because their fixtures are expensive: in their order, because
+# those with the fewest tests, which would come last, are not the quickest.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(CURDIR)/$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+HEADING = @printf '\n=== %s: %s ===\n' "$$(date +%T)"
 
 CPP_FILES := $(shell find cpp cuda python/bindings tests bench -name '*.hpp' -o -name '*.cpp' -o -name '*.cu')
 CMAKE_FILES := CMakeLists.txt CMakePresets.json $(wildcard cmake/*) \
@@ -53,9 +54,11 @@ SCRIPTS := $(wildcard .ci/run tests/cuda/ptx/run tools/*.sh)
 PACKAGE_FILES := pyproject.toml README.md LICENSE $(CMAKE_FILES) \
   $(shell find cpp cuda python -type f -not -name '*.pyc')
 
-.PHONY: help demo test docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan test-consume test-cuda test-emulated \
+.PHONY: help demo test lint-and-build docs-and-sanitizers sanitizers docs check build bench gpu gpu-prepare lint lint-quick format stub $(EMULATED)/ready test-cpp test-asan test-tsan fuzz test-consume test-cuda test-emulated \
   test-ptx wheel test-python test-peers test-slow test-settings test-oldest clean distclean
+ifndef BESIDE
 .NOTPARALLEL:
+endif
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -64,7 +67,19 @@ help: ## show this list
 demo: $(STAMPS)/demo ## run the demo, learnable Laplace kernels on real images: one to three minutes, plus installation the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python test-peers docs test-asan test-tsan ## run every check and every test
+test: lint-and-build build/lint/clang-tidy test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python test-peers docs-and-sanitizers ## run every check and every test
+
+# mypy and Sphinx are single processes, and would leave the other cores idle.
+SIDE_BY_SIDE = $(MAKE) BESIDE=1 -j 2 --output-sync=target --no-print-directory
+
+lint-and-build: $(STAMPS)/dev
+	$(SIDE_BY_SIDE) build lint-quick
+
+docs-and-sanitizers: $(STAMPS)/demo
+	$(SIDE_BY_SIDE) sanitizers docs
+
+sanitizers:
+	$(MAKE) BESIDE= --no-print-directory test-asan test-tsan
 
 # --- virtual environment -------------------------------------------------------------------------
 
@@ -120,12 +135,13 @@ build/lint/release: $(WORKFLOWS) $(ISSUE_FORMS) .github/dependabot.yml CITATION.
 	$(BIN)/shellcheck $(SCRIPTS)
 	@mkdir -p build/lint && touch $@
 
-# Configures for the compile commands of every C++ file, including bindings and tests. Nothing is built.
+# Configures for the compile commands of every C++ file, including bindings and tests. Nothing is built. The
+# files of the higher instruction sets are the source of kernels/baseline.cpp once more.
 build/lint/clang-tidy: $(CPP_FILES) $(CMAKE_FILES) .clang-tidy $(STAMPS)/dev
 	$(HEADING) "clang-tidy"
 	tools/googletest.sh
 	$(BIN)/cmake --preset all -B build/lint -DLAPLEX_CUDA=OFF $(PYTHON_MODULE)
-	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint '/(cpp|bindings)/' \
+	$(BIN)/run-clang-tidy.py -quiet -j $(JOBS) -p build/lint '/(cpp|bindings)/(?!.*avx)' \
 	  -extra-arg=-Wno-unknown-warning-option -extra-arg=-Wno-ignored-optimization-argument
 	@touch $@
 
@@ -181,7 +197,7 @@ endif
 PTX_TESTS := CudaProducts/*:CudaGradients/*:CudaCumulative/*:CudaQuantiles/*:CudaPlan/*:CudaHalf*:CudaStreams.SmallGraph*:-*Millions*
 
 ifeq ($(if $(NVCC),$(shell uname -sm)),Linux x86_64)
-test-ptx: $(if $(FOR_EMULATOR),build,$(STAMPS)/venv) ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU; three minutes on two idle cores
+test-ptx: $(if $(FOR_EMULATOR),build,$(STAMPS)/venv) ## run some CUDA tests on a CPU, on the PTX that nvcc writes: it needs nvcc, but no GPU
 	$(HEADING) "CUDA kernels as nvcc compiled them, on the PTX emulator"
 	tools/googletest.sh
 	JOBS=$(JOBS) PYTHON="$(CURDIR)/$(BIN)/python" tests/cuda/ptx/run self-test
@@ -205,6 +221,20 @@ test-asan: $(STAMPS)/build ## run the C++ tests under AddressSanitizer and UBSan
 	$(BIN)/cmake --preset asan $(CMAKE_ARGS)
 	$(BIN)/cmake --build --preset asan
 	$(BIN)/ctest --preset asan
+
+# libFuzzer is a part of Clang. Inputs that break a promise are written to build/fuzz; keep them in tests/fuzz/found.
+FUZZ_SECONDS ?= 120
+FUZZ_CXX ?= $(firstword $(foreach name,clang++ $(addprefix clang++-,22 21 20 19 18 17 16 15 14),$(shell command -v $(name) 2>/dev/null)))
+
+fuzz: $(STAMPS)/build ## fuzz the C++ library with libFuzzer: FUZZ_SECONDS=120 for each target; needs Clang
+	$(HEADING) "fuzzing"
+	tools/googletest.sh
+	test -n "$(FUZZ_CXX)" || { echo "error: there is no clang++: install Clang, or name it, as in FUZZ_CXX=..." >&2; exit 1; }
+	CXX="$(FUZZ_CXX)" $(BIN)/cmake --preset fuzz $(CMAKE_ARGS)
+	$(BIN)/cmake --build --preset fuzz
+	for target in gram order plan; do \
+	  mkdir -p build/fuzz/corpus/$$target && build/fuzz/tests/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/$$target- build/fuzz/corpus/$$target $$(find tests/fuzz/found -mindepth 1 -type d -name fuzz_$$target) || exit 1; done
 
 # Before GCC 14, ThreadSanitizer crashes at start on kernels that randomise addresses by more than 28 bits.
 NO_ASLR := $(shell setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)
@@ -257,7 +287,8 @@ $(STAMPS)/wheel: build/wheel/tested
 
 test-python: $(STAMPS)/wheel ## run the Python tests on the installed wheel
 	$(HEADING) "Python tests on the installed wheel"
-	$(PYTEST) $(PYTEST_ARGS)
+	command -v chromedriver || tools/system_package.sh "Chromium with its chromedriver" chromium-driver chromedriver chromedriver
+	$(PYTEST) --durations=30 --durations-min=2 $(PYTEST_ARGS)
 
 test-slow: $(STAMPS)/wheel ## run the examples on pretrained models in full: minutes
 	$(HEADING) "slow Python tests on the installed wheel"

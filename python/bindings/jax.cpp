@@ -404,10 +404,11 @@ bool describes_itself(const xla::CallFrame& frame) {
   if (asked == nullptr || asked->type != xla::kMetadataExtension) {
     return false;
   }
-  // What is declared in xla_ffi.hpp is the same in every minor version.
+  // What is declared in xla_ffi.hpp is the same in every minor version. Runtimes of version 0.1
+  // give no interface here.
   xla::Metadata& metadata = *reinterpret_cast<xla::MetadataExtension*>(asked)->metadata;
   metadata.version.major = xla::kMajorVersion;
-  metadata.version.minor = frame.api->version.minor;
+  metadata.version.minor = frame.api == nullptr ? 1 : frame.api->version.minor;
   metadata.traits = 0;
   return true;
 }

@@ -8,6 +8,9 @@
 #include <cstdlib>
 #include <limits>
 #include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace laplex::tests {
 namespace {
@@ -51,6 +54,116 @@ TEST(Errors, MoreAnchorsThanAPlanCanNumber) {
   kernel.targets = kernel.sources = &x;
   expect_error([&] { const Plan<double> plan(kernel); }, ErrorCode::invalid_argument,
                "more anchors than a plan can number");
+}
+
+TEST(Errors, NullPointersToArraysThatHaveEntries) {
+  const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 5, 5, 1, true);
+  Plan<double> plan(c.kernel());
+  std::vector<double> some(5);
+  double* const there = some.data();
+  double* const null = nullptr;
+  const auto refused = [](const auto& call, const std::string& name) {
+    expect_error(call, ErrorCode::invalid_argument, name + " is a null pointer");
+  };
+  Kernel<double> kernel = c.kernel();
+  kernel.targets = nullptr;
+  refused([&] { const Plan<double> without(kernel); }, "targets");
+  refused([&] { plan.update(null); }, "targets");
+  refused([&] { plan.apply(null, there); }, "v");
+  refused([&] { plan.apply(there, null); }, "u");
+  refused([&] { plan.half_sums(there, there, null, 1, {5, 5}, {5, 5}); }, "right");
+  refused([&] { plan.quantiles(null, 1, there); }, "levels");
+  refused([&] { plan.quantiles(std::vector<double>{1.0}.data(), 1, null); }, "result");
+  refused([&] { plan.vjp(there, {}, null, {}, 1, Gradients<double, double>{}); }, "g");
+  refused([&] { plan.second_vjp(null, {}, there, {}, 1, {}, {}); }, "v");
+  refused([&] { plan.to_dense(null); }, "matrix");
+  plan.apply(null, null, 0);  // no rows, so that there is nothing to point at
+
+  Covariance covariance;
+  covariance.n = 5;
+  refused([&] { const Gram without(covariance); }, "anchors");
+  covariance.anchors = c.x.data();
+  const Gram gram(covariance);
+  refused([&] { gram.apply(Factor::lower, false, null, there, 1); }, "in");
+  refused([&] { gram.solve(there, null, 1); }, "x");
+  refused([&] { gram.log_prob(there, null, 1); }, "out");
+  refused([&] { gram.log_variances(null); }, "out");
+  refused([&] { gram.logdet(null); }, "out");
+  refused([&] { gram.order(nullptr); }, "out");
+  refused([&] { gram.precision(there, null); }, "off_diagonal");
+  refused([&] { gram.vjp(there, null, 1, nullptr, {}); }, "b");
+  refused([&] { gram.vjp_tangent(null, there, 1, nullptr, {}, {}, null, null, null); }, "a");
+  covariance.num_blocks = 1;
+  refused([&] { const Gram without(covariance); }, "blocks");
+
+  Process process;
+  process.n = 5;
+  process.anchors = process.values = there;
+  process.lengthscale = there;
+  refused([&] { static_cast<void>(log_density(process, there)); }, "a parameter of the processes");
+  process.variance = there;
+  refused([&] { static_cast<void>(log_density(process, null)); }, "out");
+  OscillatorProcess oscillator;
+  oscillator.n = 5;
+  refused([&] { static_cast<void>(oscillator_log_density(oscillator, there)); }, "anchors");
+}
+
+TEST(Errors, SizesAndOptionsThatNothingCanHave) {
+  const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 5, 5, 1, true);
+  const Plan<double> plan(c.kernel());
+  std::vector<double> v(5), u(5);
+  Covariance covariance;
+  covariance.n = 5;
+  covariance.anchors = c.x.data();
+  const Gram gram(covariance);
+  constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t rows : {most, most / 5, std::int64_t(1) << 47}) {
+    expect_error([&] { plan.apply(v.data(), u.data(), rows); }, ErrorCode::out_of_memory,
+                 "beyond any memory");
+    expect_error([&] { gram.solve(v.data(), u.data(), rows); }, ErrorCode::out_of_memory,
+                 "beyond any memory");
+  }
+  Kernel<double> empty;
+  empty.heads = most;
+  expect_error([&] { const Plan<double> many(empty); }, ErrorCode::out_of_memory, "memory");
+  const auto invalid = ErrorCode::invalid_argument;
+  expect_error([&] { plan.apply(v.data(), u.data(), -1); }, invalid, "rows must not be negative");
+  expect_error([&] { plan.apply(v.data(), u.data(), 1, static_cast<Mode>(3)); }, invalid, "mode");
+  expect_error(
+      [&] {
+        plan.apply(v.data(), u.data(), 1, Strides{}, Strides{}, Mode::plain,
+                   Term{static_cast<Parity>(7)});
+      },
+      invalid, "parity");
+  Kernel<double> kernel = c.kernel();
+  kernel.profile = static_cast<Profile>(9);
+  expect_error([&] { const Plan<double> other(kernel); }, invalid, "profile");
+  kernel = c.kernel();
+  kernel.side = static_cast<Side>(-1);
+  expect_error([&] { const Plan<double> other(kernel); }, invalid, "side");
+}
+
+TEST(Errors, WhatWasMovedFromIsEmptyAndRefusesCalls) {
+  const Case<double> c = make_case<double>(Form::real, Anchors::uniform, 5, 5, 1, true);
+  Plan<double> plan(c.kernel());
+  const Plan<double> moved = std::move(plan);
+  EXPECT_EQ(moved.num_targets(), 5);
+  // NOLINTBEGIN(bugprone-use-after-move): which is what this is about
+  EXPECT_EQ(plan.heads() + plan.num_targets() + plan.num_sources() + plan.nbytes(), 0);
+  EXPECT_FALSE(plan.is_self() || plan.kernel_is_complex());
+  double v = 0.0;
+  expect_error([&] { plan.apply(&v, &v); }, ErrorCode::invalid_argument, "was moved from");
+  expect_error([&] { plan.update(&v); }, ErrorCode::invalid_argument, "was moved from");
+  Covariance covariance;
+  covariance.n = 5;
+  covariance.anchors = c.x.data();
+  Gram gram(covariance);
+  const Gram other = std::move(gram);
+  EXPECT_EQ(other.size(), 5);
+  EXPECT_EQ(gram.batch() + gram.size() + gram.width() + gram.nbytes(), 0);
+  EXPECT_FALSE(gram.has_ties());
+  expect_error([&] { gram.solve(&v, &v, 1); }, ErrorCode::invalid_argument, "was moved from");
+  // NOLINTEND(bugprone-use-after-move)
 }
 
 TEST(Errors, AFailedUpdateChangesNothing) {

@@ -258,8 +258,8 @@ TYPED_TEST(CudaGradients, SmallMaternKernelsAndTerms) {
   };
   for (const Form form : kForms) {
     for (const Anchors kind : {Anchors::uniform, Anchors::grid, Anchors::equal}) {
-      if (kind == Anchors::equal && form != Form::real)
-        continue;
+      if (kind != Anchors::grid && form != Form::real)
+        continue;  // a grid has ties and gaps
       for (const bool self : {false, true}) {
         both(form, kind, 21, 35, self, Profile::matern32, {});
         both(form, kind, 21, 35, self, Profile::matern52, {});

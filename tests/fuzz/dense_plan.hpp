@@ -18,12 +18,12 @@ using Wide = std::complex<long double>;
 /// A sum of entries times values, and of their magnitudes, of which the promise is a multiple.
 class Sum {
  public:
-  /// `gain` is what an entry's own smallest error is multiplied with, beside the value.
+  /// `gain`: what the smallest error of an intermediate sum is multiplied with.
   void add(Wide entry, long double magnitude, Wide value, long double gain = 0.0L) {
     sum_ += entry * value;
     scale_ += magnitude * std::abs(value);
     values_ += std::abs(value);
-    gains_ += gain * std::abs(value);
+    gains_ += gain;
   }
 
   /// Requires an error of at most `times` what the library promises.

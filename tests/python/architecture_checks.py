@@ -103,7 +103,7 @@ def exporting(form: str) -> Callable[[MultiExitModel, Case], None]:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             export(model, first(x, 3), Path(folder) / "exported", format=form, policy=rule)
-            files = ExportedModel.load(Path(folder) / "exported")
+            files = ExportedModel.load(Path(folder) / "exported", trusted=True)
             for count in BATCHES:
                 found = files.predict(map_tensors(Tensor.numpy, first(x, count)))
                 assert found.exit_index.tolist() == rule.exit_index(logits)[:count].tolist()

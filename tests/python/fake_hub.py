@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+import pytest
 
 
 @dataclass
@@ -169,3 +172,18 @@ def running() -> Iterator[FakeHub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def instead_of_the_real_one(patch: pytest.MonkeyPatch, folder: Path) -> Iterator[FakeHub]:
+    """Run a hub that huggingface_hub takes for the real one; its cache is in a folder."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    with running() as hub:
+        patch.setattr(constants, "ENDPOINT", hub.endpoint)
+        url = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no token"))
+        patch.delenv("HF_TOKEN", raising=False)
+        yield hub

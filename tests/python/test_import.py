@@ -92,6 +92,18 @@ def test_adapters_without_their_library():
     ]
 
 
+def test_jax_names_its_extra():
+    code = f"""
+    HIDDEN = {{"jax"}}
+    {textwrap.indent(HIDE, "    ").strip()}
+    try:
+        import laplex.jax
+    except ImportError as error:
+        print(error)
+    """
+    assert run(code) == 'laplex.jax needs jax: pip install "laplex[jax]"'
+
+
 def test_a_broken_dependency_is_not_called_absent(tmp_path, monkeypatch):
     from laplex._support.optional import require
 

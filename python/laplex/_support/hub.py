@@ -269,8 +269,8 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         raise FileNotFoundError(
             f"{repo_id} holds no model of Laplex: it has no {CONFIG} or no {TENSORS}"
         ) from error
-    except errors.HfHubHTTPError as error:
-        raise OSError(f"the hub refused the request for {repo_id}: {error}") from error
+    except errors.HTTPError as error:  # of the library underneath: no connection, or a refusal
+        raise OSError(f"the hub did not do what was asked for {repo_id}: {error}") from error
 
 
 def _has_no_other_card(api: Any, name: str, revision: str | None, cache: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from laplex import _core
 
 from .complete_files import replacing
+from .json_files import parse_json, read_text
 from .optional import require
 
 if TYPE_CHECKING:
@@ -93,13 +94,11 @@ def read_config(folder: Path, model: str, kind: str) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {kind}: there is no {CONFIG} in it")
-    if path.stat().st_size > _LARGEST_CONFIG:
-        raise ValueError(f"{path} does not describe a {kind}: it has more than 64 MiB")
     try:
-        config = json.loads(path.read_bytes(), parse_constant=_no_number)
+        config = parse_json(read_text(path, _LARGEST_CONFIG), parse_constant=_no_number)
         form, found = config["format"], config["model"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} does not describe a {kind}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not describe a {kind}: {error}") from error
     if found != model:
         other = f": it is one of a {found:.80}" if isinstance(found, str) else ""
         raise ValueError(f"{path} does not describe a {kind}{other}")

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 import numpy as np
 
 from .complete_files import replacing
+from .json_files import MOST_BYTES, parse_json, read_text
 
 AnyResult = TypeVar("AnyResult", bound="Result")
 
@@ -88,7 +89,7 @@ class Result:
                 raise ValueError(f"their kind is {values['kind']!r}")
             found: AnyResult = _from_fields(cls, values)
             found._check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(
                 f"values are not those of {cls.__name__}.to_dict ({why}): pass what it returned"
@@ -147,9 +148,9 @@ class Result:
         """
         text = str(source)
         if isinstance(source, Path) or not text.lstrip().startswith(("{", "[")):
-            text = Path(source).read_text(encoding="utf-8")
+            text = read_text(Path(source), MOST_BYTES)
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise ValueError(
                 f"source is not JSON ({error}): pass what to_json returned or wrote"

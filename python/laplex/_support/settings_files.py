@@ -12,7 +12,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from .json_files import read_text
 from .optional import require
+
+#: More than any settings file has.
+MOST_BYTES = 2**20
 
 S = TypeVar("S")
 
@@ -57,8 +61,12 @@ def read_yaml(path: Path, defaults: S) -> S:
         there = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
         raise FileNotFoundError(f"{there}: pass an existing settings file")
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_text(path, MOST_BYTES)
+        # A few lines of aliases can stand for more values than fit into memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has aliases (*): write the values out")
+        values = yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises as many kinds as there are ways to be wrong
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, Mapping | None):
         raise ValueError(f"{path} must hold keys with values, such as `epochs: 10`")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from laplex._support.complete_files import replacing
+from laplex._support.npy_files import check_archive
 from laplex._support.optional import require
 from laplex._support.progress import progress_bar
 
@@ -122,20 +122,30 @@ def read_codes(path: str | os.PathLike[str]) -> Any:
     other = f"{path} does not hold codes of CEDAR: write them with write_codes"
     try:
         if suffix == ".npy":
-            return np.load(path, mmap_mode="r")
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         if suffix == ".npz":
-            return scipy.sparse.csr_array(scipy.sparse.load_npz(path))
-        parquet = require("pyarrow.parquet", extra="parquet", feature=f"reading {path.name}")
-        table = parquet.read_table(path)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            check_archive(path)
+            loaded = scipy.sparse.load_npz(path)
+            if loaded.format != "csr":  # to convert others is to trust their indices
+                raise ValueError(other)
+            codes = scipy.sparse.csr_array(loaded)
+        else:
+            parquet = require("pyarrow.parquet", extra="parquet", feature=f"reading {path.name}")
+            codes = _from_table(parquet.read_table(path))
+        codes.check_format()  # in full: an axis beyond the last one would be a read out of bounds
+    except ImportError:
+        raise
+    except Exception as error:  # there are as many kinds as there are ways to be damaged
         raise ValueError(other) from error
-    axes = (table.schema.metadata or {}).get(_AXES)
-    if axes is None:
-        raise ValueError(other)
+    return codes
+
+
+def _from_table(table: Any) -> Any:
+    axes = int(table.schema.metadata[_AXES])
     indices, values = (table.column(name).combine_chunks() for name in ("indices", "values"))
     starts = np.concatenate([[0], np.cumsum(indices.value_lengths().to_numpy())])
     flat = (values.flatten().to_numpy(), indices.flatten().to_numpy(), starts)
-    return scipy.sparse.csr_array(flat, shape=(len(table), int(axes)))
+    return scipy.sparse.csr_array(flat, shape=(len(table), axes))
 
 
 def _write_npy(path: Path, blocks: Iterator[Array], dim: int, k: int) -> None:

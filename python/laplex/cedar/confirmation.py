@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
+from laplex._support.json_files import parse_json
 from laplex._support.text_tables import aligned
 
 from .metrics.inputs import Array, ArrayInput
@@ -136,7 +137,7 @@ class Confirmation:
         try:
             content: Any = {
                 name: np.array(value) if isinstance(value, list) else value
-                for name, value in json.loads(text).items()
+                for name, value in parse_json(text).items()
             }
             found = cls(**content)
             kinds = {

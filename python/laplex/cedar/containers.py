@@ -7,11 +7,11 @@ opened as a `Stream`.
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from laplex._support.npy_files import check_member, from_bytes, read_header
 from laplex._support.optional import require
 
 from .files import find_files
 from .tables import DatasetRows, columns_of, matrix, one_of
 
 Array = npt.NDArray[Any]
+
+#: What files may say that they hold, so that a few bytes cannot ask for all memory.
+MOST_ROWS, MOST_COLUMNS, MOST_MEMBER = 2**40, 2**26, 2**30
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,6 @@ def open_files(source: Any, key: str | None) -> list[Any]:
     return parts
 
 
-def from_bytes(content: bytes) -> Array:
-    """Return the array in the bytes of a .npy file."""
-    found: Array = np.load(io.BytesIO(content), allow_pickle=False)
-    return found
-
-
 def _opener(path: Path) -> Callable[[Path, str | None], Any]:
     if path.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
         return _tar
@@ -130,18 +128,34 @@ def _check(path: Path, shape: Sequence[int], dtype: Any) -> None:
         )
     if isinstance(dtype, np.dtype) and dtype.kind not in "fiu":
         raise ValueError(f"{path} must hold real numbers, got {dtype}")
+    if shape[1] > MOST_COLUMNS or shape[0] > MOST_ROWS:
+        raise ValueError(
+            f"{path} says that it holds {shape[0]} rows of {shape[1]} numbers: at most {MOST_ROWS} "
+            f"rows of at most {MOST_COLUMNS} numbers are read"
+        )
 
 
 def _npy(path: Path, key: str | None) -> Array:
     if key is not None:
         raise ValueError(f"{path} holds one array: leave out the key {key!r}")
-    try:
+    with _reading(path, "a readable .npy file of numbers"):
+        with path.open("rb") as file:
+            read_header(file, path.stat().st_size)
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a readable .npy file of numbers: write it with numpy.save"
-        ) from error
     return array
+
+
+@contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Name the file in errors: libraries raise as many kinds as there are ways to be damaged."""
+    try:
+        yield
+    except (ImportError, MemoryError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is not {kind}, or it is damaged: {error}") from error
 
 
 class _Npz:
@@ -149,32 +163,30 @@ class _Npz:
 
     def __init__(self, path: Path, key: str | None) -> None:
         self._path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
-                self._member = one_of(str(path), "array", names, key) + ".npy"
-                with archive.open(self._member) as file:
-                    version = np.lib.format.read_magic(file)
-                    header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-                    self.shape, by_column, self.dtype = header(file)
-                    self._start = file.tell()
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is not a .npz file, or it is damaged: {error}") from error
-        if by_column and min(self.shape) > 1:
+        with self._file() as archive:
+            names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+            self._member = one_of(str(path), "array", names, key) + ".npy"
+            self.shape, by_column, self.dtype, self._start = check_member(archive, self._member)
+        if by_column and min(self.shape, default=0) > 1:
             raise ValueError(
                 f"{path} holds its array in Fortran order: write numpy.ascontiguousarray of it"
             )
 
+    @contextmanager
+    def _file(self) -> Iterator[zipfile.ZipFile]:
+        with _reading(self._path, "a .npz file"), zipfile.ZipFile(self._path) as archive:
+            yield archive
+
     def read(self, size: int) -> Iterator[Array]:
         """Yield the rows in their order, so that what is compressed is read once."""
-        with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as file:
+        with self._file() as archive, archive.open(self._member) as file:
             file.seek(self._start)
             for start in range(0, self.shape[0], size):
                 yield self._rows(file, min(size, self.shape[0] - start))
 
     def __getitem__(self, rows: slice) -> Array:
         start, stop, _ = rows.indices(self.shape[0])
-        with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as file:
+        with self._file() as archive, archive.open(self._member) as file:
             file.seek(self._start + start * self.shape[1] * self.dtype.itemsize)
             return self._rows(file, stop - start)
 
@@ -187,28 +199,26 @@ class _Safetensors:
     """A tensor of a .safetensors file; each slice maps the file anew, so no pages stay behind."""
 
     def __init__(self, path: Path, key: str | None) -> None:
-        from safetensors import SafetensorError
-
         self._path = path
-        try:
-            with self._file() as file:
-                self._name = one_of(str(path), "tensor", sorted(file.keys()), key)
-                part = file.get_slice(self._name)
-                self.shape = tuple(part.get_shape())
-                self.dtype = part[:1].dtype if self.shape else None
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a .safetensors file, or it is damaged: {error}"
-            ) from error
+        with self._file() as file:
+            self._name = one_of(str(path), "tensor", sorted(file.keys()), key)
+            part = file.get_slice(self._name)
+            self.shape = tuple(part.get_shape())
+            self.dtype = part[:1].dtype if self.shape else None
 
     def __getitem__(self, rows: slice) -> Any:
         with self._file() as file:
             return file.get_slice(self._name)[rows]
 
-    def _file(self) -> Any:
+    @contextmanager
+    def _file(self) -> Iterator[Any]:
         from safetensors import safe_open
 
-        return safe_open(self._path, framework="pt")
+        with (
+            _reading(self._path, "a .safetensors file"),
+            safe_open(self._path, framework="pt") as file,
+        ):
+            yield file
 
 
 class _Parquet:
@@ -216,16 +226,12 @@ class _Parquet:
 
     def __init__(self, path: Path, key: str | None) -> None:
         parquet = require("pyarrow.parquet", extra="parquet", feature=f"reading {path.name}")
-        arrow = require("pyarrow", extra="parquet")
         self._path = path
-        try:
-            with parquet.ParquetFile(path) as file:
-                self._chosen = columns_of(file.schema_arrow, key, str(path))
-                groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-                self._ends = np.cumsum([group.num_rows for group in groups])
-                count = file.metadata.num_rows
-        except arrow.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a .parquet file, or it is damaged: {error}") from error
+        with _reading(path, "a .parquet file"), parquet.ParquetFile(path) as file:
+            self._chosen = columns_of(file.schema_arrow, key, str(path))
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            self._ends = np.cumsum([group.num_rows for group in groups])
+            count = file.metadata.num_rows
         self.columns = None if isinstance(self._chosen, str) else self._chosen
         first = next(self.read(1), np.empty((0, 0)))
         self.shape, self.dtype = (count, first.shape[1]), first.dtype
@@ -236,7 +242,10 @@ class _Parquet:
         columns = [self._chosen] if isinstance(self._chosen, str) else self._chosen
         # With buffers, of 8 MiB together, a row group is read page by page and not as a whole.
         buffer = max(2**12, 2**23 // len(columns))
-        with parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=buffer) as file:
+        with (
+            _reading(self._path, "a .parquet file"),
+            parquet.ParquetFile(self._path, pre_buffer=False, buffer_size=buffer) as file,
+        ):
             for batch in file.iter_batches(
                 size, columns=columns, row_groups=groups, use_threads=False
             ):
@@ -269,28 +278,24 @@ class _Hdf5:
             if isinstance(found, h5py.Dataset) and (found.ndim == 2 or name == key):
                 names.append(name)
 
-        try:
-            with h5py.File(path, "r") as file:
-                file.visititems(see)
-                if key and key in file and key not in names:  # a group
-                    names, key = [name for name in names if name.startswith(f"{key}/")], None
-                self._name = one_of(str(path), "data set", names, key)
-                self.shape, self.dtype = file[self._name].shape, file[self._name].dtype
-        except OSError as error:
-            raise ValueError(f"{path} is not an HDF5 file, or it is damaged: {error}") from error
+        with _reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+            file.visititems(see)
+            if key and key in file and key not in names:  # a group
+                names, key = [name for name in names if name.startswith(f"{key}/")], None
+            self._name = one_of(str(path), "data set", names, key)
+            self.shape, self.dtype = file[self._name].shape, file[self._name].dtype
 
     def __getitem__(self, rows: slice) -> Array:
-        with require("h5py", extra="hdf5").File(self._path, "r") as file:
+        h5py = require("h5py", extra="hdf5")
+        with _reading(self._path, "an HDF5 file"), h5py.File(self._path, "r") as file:
             found: Array = file[self._name][rows]
             return found
 
 
 def _zarr(path: Path, key: str | None) -> Any:
     zarr = require("zarr", extra="zarr", feature=f"reading {path.name}")
-    try:
+    with _reading(path, "a zarr folder"):
         found = zarr.open(str(path), mode="r")
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is not a zarr folder, or it is damaged: {error}") from error
     if hasattr(found, "shape"):
         if key is not None:
             raise ValueError(f"{path} holds one array: leave out the key {key!r}")
@@ -303,23 +308,31 @@ def _dataset(path: Path, key: str | None) -> DatasetRows:
     return DatasetRows(datasets.load_from_disk(str(path)), key, str(path))
 
 
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Read a file of rows; as nothing is written, the names in an archive do no harm."""
+    if member.size > MOST_MEMBER:
+        raise ValueError(
+            f"{member.name} says that it has {member.size} bytes: put at most {MOST_MEMBER} into "
+            "one file"
+        )
+    file = archive.extractfile(member) if member.isfile() else None
+    if file is None:
+        raise ValueError(f"{member.name} is a link or a folder")
+    return file.read()
+
+
 def _tar(path: Path, key: str | None) -> Stream:
     """Open an archive of .npy files, one for each row or batch, as WebDataset writes them."""
 
     def arrays() -> Iterator[tuple[str, Array]]:
-        with tarfile.open(path, "r|*") as archive:
+        with _reading(path, "a .tar file"), tarfile.open(path, "r|*") as archive:
             for member in archive:
                 # What follows the first dot names the kind of a file, and what precedes it the row.
                 kind = os.path.basename(member.name).partition(".")[2]
                 if kind.endswith("npy") and key in (None, kind, kind[:-4]):
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    yield kind, from_bytes(file.read())
+                    yield kind, from_bytes(_content(archive, member))
 
-    try:
-        chosen, first = next(arrays(), ("", None))
-    except tarfile.TarError as error:
-        raise ValueError(f"{path} is not a .tar file, or it is damaged: {error}") from error
+    chosen, first = next(arrays(), ("", None))
     if first is None:
         raise ValueError(
             f"{path} has no .npy files" + (f" of the kind {key!r}: change the key" if key else "")

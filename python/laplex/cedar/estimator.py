@@ -956,7 +956,7 @@ class CEDAR(Pretrained, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         fixed = {name: given[name] for name in CEDAR._get_param_names() if name in given}
         try:
             model = cls(**{name: given[name] for name in given if name in own or name not in fixed})
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"{folder} holds a damaged CEDAR model, or one of another class, whose `load` "
                 f"reads it: {error}"

@@ -15,7 +15,9 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor
 
-from .containers import Stream, from_bytes, open_files
+from laplex._support.npy_files import from_bytes
+
+from .containers import Stream, open_files
 from .masks import unmasked
 from .tables import columns_of, in_table, matrix, names_in, one_of, package_of
 

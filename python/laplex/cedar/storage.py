@@ -86,7 +86,7 @@ def load(folder: str | os.PathLike[str]) -> Saved:
     tensors = read_tensors(path, config, KIND)
     try:
         return _checked(config, tensors)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path} holds a damaged CEDAR model: {error}") from error
 
 
@@ -100,6 +100,11 @@ def _checked(config: dict[str, Any], tensors: dict[str, Tensor]) -> Saved:
         for one in value if isinstance(value, list) else [value]:
             if not (one is None or isinstance(one, (bool, int, float, str))):
                 raise TypeError(f"{name} is a {type(one).__name__}")
+    device = parameters.get("device")
+    if device is not None and (not isinstance(device, str) or torch.device(device).type == "meta"):
+        raise TypeError(f"device is {device!r:.40}")
+    if not isinstance(parameters.get("sparse_output", False), bool):
+        raise TypeError("sparse_output is not true or false")
     if "transform" in parameters:  # as the parameter was called at first
         parameters["basis"] = parameters.pop("transform")
     mean, dim = tensors.pop("mean"), known["n_features_in_"]

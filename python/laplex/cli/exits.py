@@ -31,7 +31,7 @@ from ..early_exit.runs.settings import (
     check_finished,
     read_settings,
 )
-from ..early_exit.runs.sources import check_sources
+from ..early_exit.runs.sources import check_sources, check_trusted
 
 CALIBRATIONS = ("none", "temperature", "eefp", "correct")
 SPLITS = ("test", "validation", "train")
@@ -53,11 +53,42 @@ PolicyOption = Annotated[
         "score of learned is that of --calibration eefp.",
     ),
 ]
+# Of a policy that goes with the network.
+CalibrationOption = Annotated[
+    str,
+    choice(
+        CALIBRATIONS,
+        "Calibration of the scores, fitted on the validation samples; see `laplex exits evaluate`.",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Threshold at which a sample leaves, in the units of the policy. Default: fit "
+        "thresholds to --budget."
+    ),
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Mean cost to which thresholds are fitted on the validation samples, relative to "
+        "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
+    ),
+]
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        help="Call the Python functions that the settings of the run name. Set it for runs of "
+        "people whom you trust.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not show progress bars.")]
 
 app = typer.Typer(
     name="exits",
-    help="Train, evaluate, analyse and export networks with early exits, and write reports.",
+    help="Train, evaluate, analyse, export and publish networks with early exits, and write "
+    "reports.",
     no_args_is_help=True,
 )
 
@@ -87,6 +118,7 @@ def train(
             "their output for two samples, and stop.",
         ),
     ] = False,
+    trusted: Trusted = False,
     quiet: Quiet = False,
     **given: Any,
 ) -> None:
@@ -100,6 +132,8 @@ def train(
         if resume and (out / WEIGHTS).is_file():
             typer.echo(f"The run in {out} is already finished.")
             return
+        if resume and not trusted:
+            check_trusted(settings, out)
         check_sources(settings)
         check_folder(out)
 
@@ -181,6 +215,7 @@ def evaluate(
             metavar="FILE", help="File to write: a report (.html), or the numbers (.json)."
         ),
     ] = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate runs: accuracy against cost, calibration and failure prediction of the exits.
@@ -201,7 +236,7 @@ def evaluate(
         from ..early_exit.runs.run import Run
         from ..early_exit.runs.study import Study
 
-        found = [Run.open(folder) for folder in runs]
+        found = [Run.open(folder, trusted) for folder in runs]
         for run in found:
             evaluate_run(
                 run,
@@ -244,6 +279,7 @@ def analyze(
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Random seed of the measurements.")
     ] = 0,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Analyse a run: gradients, ranks, information, loss landscape, mode connectivity.
@@ -259,11 +295,11 @@ def analyze(
         from ..early_exit.runs.results import RunAnalysis
         from ..early_exit.runs.run import Run
 
-        found = Run.open(run)
+        found = Run.open(run, trusted)
         analysis = look_inside(
             found.model,
             found.splits.loader(split, 100),  # type: ignore[arg-type]
-            other=None if other is None else Run.open(other).model,
+            other=None if other is None else Run.open(other, trusted).model,
             train_loader=found.splits.loader("train", found.settings.batch_size),
             parts=part or None,
             max_samples=samples,
@@ -286,52 +322,77 @@ def export(
         choice(("onnx", "torch"), "Format of the files: ONNX, or that of torch.export (torch)."),
     ] = "onnx",
     policy: PolicyOption = str(POLICIES.default),
-    calibration: Annotated[
-        str,
-        choice(
-            CALIBRATIONS,
-            "Calibration of the scores, fitted on the validation samples; see `laplex exits "
-            "evaluate`.",
-        ),
-    ] = "none",
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Threshold at which a sample leaves, in the units of the policy. Default: fit "
-            "thresholds to --budget."
-        ),
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            help="Mean cost to which thresholds are fitted on the validation samples, relative to "
-            "the plain backbone. Default: 0.5, or the cost of the first exit if that is larger."
-        ),
-    ] = None,
+    calibration: CalibrationOption = "none",
+    threshold: ThresholdOption = None,
+    budget: BudgetOption = None,
+    trusted: Trusted = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a previous export in --out.")
     ] = False,
 ) -> None:
     """Export a network: one file for each segment, with a runner and an exit policy."""
     with _sentences("export"):
-        if threshold is not None and budget is not None:
-            raise ValueError("--threshold and --budget exclude each other: pass one of them")
+        _one_of(threshold=threshold, budget=budget)
         check_finished(run)
         check_export_folder(out, overwrite)
 
-        from ..early_exit.costs import count_costs
         from ..early_exit.deployment import export as write
-        from ..early_exit.evaluation.outputs import collect
         from ..early_exit.runs.results import ExitRule
         from ..early_exit.runs.run import Run
 
-        rule = ExitRule(policy, calibration, threshold)
-        found = Run.open(run)
+        found = Run.open(run, trusted)
         model, example = found.model, found.splits.example()
-        unseen = collect(model, found.splits.loader("validation", found.settings.batch_size))
-        chosen = rule.fitted(unseen, count_costs(model, example), budget)
+        chosen = ExitRule(policy, calibration, threshold).of_run(found, budget)
         folder = write(model, example, out, format=format, policy=chosen, overwrite=overwrite)  # type: ignore[arg-type]
         typer.echo(f"Policy: {chosen!r}\n{model.num_exits} segments with a runner are in {folder}")
+
+
+@app.command()
+def publish(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write the model to.")
+    ] = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Repository of the Hugging Face hub to upload the model to, with the token of "
+            "`hf auth login`. It is made if needed.",
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository a private one.")
+    ] = False,
+    license: Annotated[  # noqa: A002  (the word for it)
+        str | None, typer.Option(help="License of the model, for its card, such as mit.")
+    ] = None,
+    policy: PolicyOption = str(POLICIES.default),
+    calibration: CalibrationOption = "none",
+    threshold: ThresholdOption = None,
+    budget: BudgetOption = None,
+    trusted: Trusted = False,
+) -> None:
+    """Write a network with its exit policy and a model card, or upload it to the Hugging Face hub.
+
+    `MultiExitModel.from_pretrained` loads it. The card shows what `laplex exits evaluate` found.
+    """
+    with _sentences("publish"):
+        if (out is None) == (repo is None):
+            raise ValueError("pass either --out, a folder, or --repo, a repository of the hub")
+        _one_of(threshold=threshold, budget=budget)
+        check_finished(run)
+        if out is not None:
+            check_folder(out)
+
+        from ..early_exit.runs.publishing import publish_run
+        from ..early_exit.runs.results import ExitRule
+        from ..early_exit.runs.run import Run
+
+        found = Run.open(run, trusted)
+        chosen = ExitRule(policy, calibration, threshold).of_run(found, budget)
+        place = publish_run(found, chosen, out=out, repo=repo, private=private, license=license)
+        typer.echo(f"Policy: {chosen!r}\nThe model and its card are in {place}")
 
 
 @app.command()
@@ -341,6 +402,7 @@ def report(
         "exits-report.html"
     ),
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Early exits",
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a report of one or several runs as a single HTML file.
@@ -357,12 +419,17 @@ def report(
         from ..early_exit.runs.run import Run
         from ..early_exit.runs.study import Study
 
-        found = [Run.open(folder) for folder in runs]
+        found = [Run.open(folder, trusted) for folder in runs]
         for run in found:
             if RunEvaluation.read(run.folder) is None:
                 evaluate_run(run, progress=shows_progress(quiet)).write(run.folder)
         write_page(Study.of_runs(found), out, title)
         typer.echo(f"The report is in {out}")
+
+
+def _one_of(*, threshold: float | None, budget: float | None) -> None:
+    if threshold is not None and budget is not None:
+        raise ValueError("--threshold and --budget exclude each other: pass one of them")
 
 
 def _sentences(command: str, *more: str) -> AbstractContextManager[None]:

@@ -33,8 +33,19 @@ class Layout(NamedTuple):
         -------
         Tensor ``[batch, features]``, ``[batch, tokens, dim]`` or ``[batch, channels, ...]``
             For two, three, and more dimensions.
+
+        Raises
+        ------
+        ValueError
+            If the activation has no such dimensions.
         """
         value = main_tensor(activation)
+        if max(self) >= value.ndim:
+            raise ValueError(
+                f"an activation is {list(value.shape)}, but the model expects its channels in "
+                f"dimension {self.channel_axis} and its batch in dimension {self.batch_axis}: "
+                "attach the exits again"
+            )
         channels = 1 if value.ndim > 3 else value.ndim - 1
         return value.movedim((self.batch_axis, self.channel_axis), (0, channels))
 

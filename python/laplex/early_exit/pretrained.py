@@ -321,8 +321,8 @@ def _layout(values: Any) -> Layout | None:
     if values is None:
         return None
     channel, batch = values
-    if not all(type(one) is int and 0 <= one < 8 for one in (channel, batch)):
-        raise ValueError("a layout must be two numbers of dimensions")
+    if not all(type(one) is int and 0 <= one < 8 for one in (channel, batch)) or channel == batch:
+        raise ValueError("a layout must be two different numbers of dimensions")
     return Layout(channel, batch)
 
 

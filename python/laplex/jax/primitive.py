@@ -6,7 +6,7 @@ A primitive of its own, unlike ``jax.ffi.ffi_call``, has rules for its derivativ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
@@ -31,13 +31,17 @@ def primitive(
     made = Primitive(name)
     made.multiple_results = multiple_results
 
-    def shapes_of(*arrays: Any, **parameters: Any) -> Any:
+    @lru_cache(maxsize=1024)  # to trace the function takes milliseconds
+    def results(arrays: Any, parameters: Any) -> list[Any]:
         def call(*args: Any) -> Any:
-            return implementation(*args, **parameters)
+            return implementation(*args, **dict(parameters))
 
-        found = jax.eval_shape(call, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays))
-        avals = [jax.core.ShapedArray(each.shape, each.dtype) for each in jax.tree.leaves(found)]
-        return avals if multiple_results else avals[0]
+        found = jax.eval_shape(call, *(jax.ShapeDtypeStruct(*array) for array in arrays))
+        return [jax.core.ShapedArray(each.shape, each.dtype) for each in jax.tree.leaves(found)]
+
+    def shapes_of(*arrays: Any, **parameters: Any) -> Any:
+        found = results(tuple((a.shape, a.dtype) for a in arrays), tuple(parameters.items()))
+        return found if multiple_results else found[0]
 
     made.def_impl(jax.jit(made.bind, static_argnames=static))
     made.def_abstract_eval(shapes_of)

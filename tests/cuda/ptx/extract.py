@@ -1,4 +1,4 @@
-"""Write the PTX in an object file, which nvcc made with --no-compress: python extract.py OBJECT PTX."""
+"""Write the PTX in an object file, made with --no-compress: python extract.py OBJECT PTX."""
 
 import pathlib
 import re

@@ -80,7 +80,7 @@ sources = {
 for call in calls:
     run(call, small)
 for name, source in sources.items():
-    for call in calls:
+    for call in calls if name == "file" else calls[:3]:  # the others take batches in the same way
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         run(call, source)

@@ -300,7 +300,7 @@ def test_name_all_axes_says_which_are_confirmed(folder, tmp_path):
     assert json.loads((tmp_path / "n.json").read_text("utf-8"))["tested"] is True
 
 
-def test_report(folder, tmp_path):
+def test_report_and_browse(folder, tmp_path):
     (tmp_path / "items.txt").write_text("".join(f"item {i}\n" for i in range(300)))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -323,6 +323,19 @@ def test_report(folder, tmp_path):
     assert "--words and --text-embeddings go together" in fails(
         "report", folder / "model", folder / "z.npy", "--words", folder / "words.txt"
     )
+    browser = tmp_path / "b.html"
+    out, error = run(
+        "browse",
+        folder / "model",
+        folder / "z.npy",
+        *("--out", browser, "--words", folder / "words.txt"),
+        *("--text-embeddings", folder / "t.npy", "--items", tmp_path / "items.txt"),
+        *("--images", pictures, "--examples", 2, "--thumbnail-size", 3, "--title", "Mine"),
+    )
+    assert (out, error) == (f"browser: {browser}\n", "")
+    html = browser.read_text("utf-8")
+    for part in ("<title>Mine</title>", '"item 299"', '"examples":2', 'id="pictures-1"'):
+        assert part in html
     (tmp_path / "items.txt").write_text("one")
     for option, path in (("--items", tmp_path / "items.txt"), ("--images", folder)):
         message = fails("report", folder / "model", folder / "z.npy", option, path)
@@ -389,7 +402,7 @@ def test_a_real_run(folder, tmp_path):
     ("arguments", "expected"),
     [
         (["--help"], ["cedar", "demo", "info"]),
-        (["cedar", "--help"], ["fit", "transform", "name", "report"]),
+        (["cedar", "--help"], ["fit", "transform", "name", "report", "browse"]),
         (["cedar", "fit", "-h"], ["--checkpoint", "--resume", "--n-init", "procrustes"]),
     ],
 )

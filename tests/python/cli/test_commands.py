@@ -112,7 +112,7 @@ def test_bad_paths_are_named_before_any_work(arguments, message, tmp_path, monke
 
 
 def test_an_error_of_the_demo_itself_keeps_its_traceback(tmp_path):
-    broken = "import laplex.demo as d; d.choose_settings = lambda *_: int('x')"
+    broken = "import laplex.demo as d; d.run_demo = lambda *_, **__: int('x')"
     result = run("demo", "--out", str(tmp_path / "out"), before=broken)
     assert result.returncode == 1
     assert "invalid literal" in result.stderr

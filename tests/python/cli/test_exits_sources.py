@@ -231,11 +231,14 @@ def test_loaders_of_a_function(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--data", "own_data:loaders", "--backbone", "small_mlp", *SHORT]
     run("train", "--out", "r", *options)
-    found = Run.open(Path("r"))
+    refused = "name the Python function own_data:loaders, which would be called: pass --trusted"
+    for words in (("evaluate", "r"), ("export", "r", "--out", "e"), ("analyze", "r")):
+        assert refused in fails(*words)
+    found = Run.open(Path("r"), trusted=True)
     assert found.splits.class_names == ("0", "1", "2", "3")
     assert found.history["samples"] == {"train": 40, "validation": 12, "test": 20}
     assert found.splits.loader("train", 3).batch_size == 8
-    run("evaluate", "r", "--timing")
+    run("evaluate", "r", "--timing", "--trusted")
     assert RunEvaluation.read(Path("r")).evaluations[0].samples == 20
     for kind, classes in (("dict", 7), ("lists", 4)):
         splits = load("own_data:loaders", data_options={"kind": kind, "width": 3})

@@ -39,7 +39,7 @@ def exported(tmp_path_factory):
             assert export(model, images(3), folder, format=form, policy=MaxSoftmax(0.5)) == folder
             made[name, form] = (
                 model,
-                ExportedModel.load(folder, threads=1 if form == "onnx" else None),
+                ExportedModel.load(folder, threads=1 if form == "onnx" else None, trusted=True),
             )
         return made[name, form]
 
@@ -247,7 +247,7 @@ def test_models_that_are_hard_to_cut(make, form, tmp_path):
     model, x = make()
     model.train()
     modes = [module.training for module in model.modules()]
-    files = ExportedModel.load(export(model, x, tmp_path / "files", format=form))
+    files = ExportedModel.load(export(model, x, tmp_path / "files", format=form), trusted=True)
     assert [module.training for module in model.modules()] == modes
     with torch.no_grad():
         expected = torch.stack(model.eval()(x)).numpy()
@@ -273,7 +273,7 @@ def test_what_writes_in_place_stays_behind_its_exit(tmp_path):
 
 def test_double_precision_stays_where_files_have_it(tmp_path):
     model, x = small(1).double(), torch.randn(8, 5, dtype=torch.float64)
-    files = ExportedModel.load(export(model, x, tmp_path / "files", format="torch"))
+    files = ExportedModel.load(export(model, x, tmp_path / "files", format="torch"), trusted=True)
     found, expected = files.logits(x.numpy()), torch.stack(model(x)).detach().numpy()
     assert found.dtype == np.float64
     assert np.abs(found - expected).max() <= 1e-13 * (1 + np.abs(expected).max())
@@ -283,7 +283,7 @@ def test_double_precision_stays_where_files_have_it(tmp_path):
 
 def test_half_precision_becomes_float32(tmp_path):
     model, x = small().bfloat16(), torch.randn(8, 5).bfloat16()
-    files = ExportedModel.load(export(model, x, tmp_path / "files", format="torch"))
+    files = ExportedModel.load(export(model, x, tmp_path / "files", format="torch"), trusted=True)
     expected = torch.stack(model.float()(x.float())).detach().numpy()  # exactly the same weights
     assert np.abs(files.logits(x.float().numpy()) - expected).max() <= CLOSE
 
@@ -337,7 +337,7 @@ def test_what_the_runtime_refuses_names_the_segment(tmp_path):
     """With the position and the shape of what it was given, for both runtimes."""
     model, x = sequences()
     for form in FORMATS:
-        files = ExportedModel.load(export(model, x, tmp_path / form, format=form))
+        files = ExportedModel.load(export(model, x, tmp_path / form, format=form), trusted=True)
         message = r"segment 0 \(exit 'embed'\) fails for x\['ids'\] int64 \[9, 6\]: check .*: .+"
         with pytest.raises(RuntimeError, match=message) as caught:
             files.logits({"ids": x["ids"] + 11, "n": None})
@@ -356,7 +356,7 @@ def test_inputs_go_by_their_names(tmp_path):
     model = MultiExitModel(Around(), {"first": torch.nn.Linear(4, 3)}).eval()
     p, q = torch.randn(2, 5, 4)
     export(model, {"p": p, "q": q}, tmp_path / "files", format="torch")
-    files = ExportedModel.load(tmp_path / "files")
+    files = ExportedModel.load(tmp_path / "files", trusted=True)
     wanted = torch.stack(model({"p": p, "q": q})).detach().numpy()
     assert np.allclose(files.logits({"q": q.numpy(), "p": p.numpy()}), wanted, atol=1e-6)
     with pytest.raises(ValueError, match=r"x has \['z'\], \['y'\], but the model takes \['p'\], "):
@@ -393,7 +393,7 @@ def test_a_folder_is_complete_or_not_there(tmp_path, monkeypatch):
             export(model, x, folder, format="torch", overwrite=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     export(model, x, folder, format="torch", policy=Patience(1), overwrite=True)
-    assert ExportedModel.load(folder).policy["rule"] == "Patience"
+    assert ExportedModel.load(folder, trusted=True).policy["rule"] == "Patience"
     assert [file.name for file in folder.parent.iterdir()] == ["files"]
     (folder / "manifest.json").unlink()
     with pytest.raises(FileExistsError, match="holds files that are not an exported model"):
@@ -463,23 +463,23 @@ def test_loading_says_what_is_wrong(tmp_path, exported, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(ImportError, match=r'onnxruntime: pip install "laplex\[onnx\]"'):
-            ExportedModel.load(files.folder)
+            ExportedModel.load(files.folder, trusted=True)
     with pytest.raises(FileNotFoundError, match=r"there is no manifest\.json"):
-        ExportedModel.load(tmp_path)
+        ExportedModel.load(tmp_path, trusted=True)
     folder = export(small(), torch.randn(2, 5), tmp_path / "files", format="torch")
     with pytest.raises(ValueError, match="threads is for ONNX files"):
-        ExportedModel.load(folder, threads=1)
+        ExportedModel.load(folder, threads=1, trusted=True)
     (folder / "segment1.pt2").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no segment1\.pt2"):
-        ExportedModel.load(folder)
+        ExportedModel.load(folder, trusted=True)
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**manifest, "format": 99}), encoding="utf-8")
     with pytest.raises(
         ValueError, match="was exported in format 99, but this runner reads formats 1 to 3"
     ):
-        ExportedModel.load(folder)
+        ExportedModel.load(folder, trusted=True)
     for text in ("{", "[]", "{}", '{"kind": "other", "format": 1}'):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match="does not describe an exported model"):
-            ExportedModel.load(folder)
+            ExportedModel.load(folder, trusted=True)

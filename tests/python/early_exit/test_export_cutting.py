@@ -76,14 +76,18 @@ class Sizes(Skip):
 def test_what_passes_an_exit_travels(kind, form, tmp_path):
     names = {"first": 5, "second": 5} | ({"third": 5} if kind is Skip else {})
     model = linear_at(kind(), names)
-    files = ExportedModel.load(export(model, torch.randn(4, 5), tmp_path / "files", format=form))
+    files = ExportedModel.load(
+        export(model, torch.randn(4, 5), tmp_path / "files", format=form), trusted=True
+    )
     for batch in (1, 7, 64):
         agrees(model, files, torch.randn(batch, 5))
 
 
 def test_inputs_travel_and_what_follows_from_them_is_computed_again(tmp_path):
     model = linear_at(Skip(), {"first": 5, "second": 5, "third": 5})
-    files = ExportedModel.load(export(model, torch.randn(4, 5), tmp_path / "f", format="torch"))
+    files = ExportedModel.load(
+        export(model, torch.randn(4, 5), tmp_path / "f", format="torch"), trusted=True
+    )
     taken = [[one["name"] for one in part["inputs"]] for part in files.manifest["segments"]]
     # The input itself, for its absolute values; past the third exit, what followed the first one.
     assert taken == [
@@ -122,7 +126,9 @@ class LastStep(nn.Module):
 def test_rows_are_cut_along_the_batch_axis(form, tmp_path):
     """Though as many tokens as samples stand beside it."""
     model = MultiExitModel(TimeFirst(), {"first": LastStep(), "second": LastStep()}).eval()
-    files = ExportedModel.load(export(model, torch.randn(5, 5, 4), tmp_path / "f", format=form))
+    files = ExportedModel.load(
+        export(model, torch.randn(5, 5, 4), tmp_path / "f", format=form), trusted=True
+    )
     shapes = {
         (tuple(one["shape"]), one["batch_axis"]) for one in files.manifest["segments"][1]["inputs"]
     }
@@ -139,7 +145,9 @@ def test_what_has_no_batch_axis_travels_as_it_is(tmp_path):
 
     model = linear_at(Shared(), {"first": 5, "second": 5})
     example = {"x": torch.randn(4, 5), "table": torch.randn(1, 5)}
-    files = ExportedModel.load(export(model, example, tmp_path / "files", format="torch"))
+    files = ExportedModel.load(
+        export(model, example, tmp_path / "files", format="torch"), trusted=True
+    )
     axes = {one["name"]: one["batch_axis"] for one in files.manifest["inputs"]}
     assert axes == {"input_0": 0, "input_1": None}
     last = {one["name"]: one["batch_axis"] for one in files.manifest["segments"][2]["inputs"]}
@@ -188,7 +196,9 @@ def encoder(head="linear"):
 def test_masked_sequences_of_any_length(form, tmp_path):
     model = encoder()
     example = {**text(4, 5), "labels": torch.zeros(4, dtype=torch.long)}
-    files = ExportedModel.load(export(model, example, tmp_path / "files", format=form))
+    files = ExportedModel.load(
+        export(model, example, tmp_path / "files", format=form), trusted=True
+    )
     assert [one["shape"] for one in files.manifest["inputs"]] == [["batch", "tokens"]] * 2
     for batch, tokens in ((1, 9), (7, 5), (30, 12), (3, 1)):
         agrees(model, files, text(batch, tokens, seed=batch))
@@ -202,14 +212,16 @@ def test_masked_sequences_of_any_length(form, tmp_path):
 
 def test_sizes_are_dynamic_where_they_are_named(tmp_path):
     model, example = encoder(), text(4, 5)
-    fixed = ExportedModel.load(export(model, example, tmp_path / "a", format="torch", dynamic={}))
+    fixed = ExportedModel.load(
+        export(model, example, tmp_path / "a", format="torch", dynamic={}), trusted=True
+    )
     with pytest.raises(ValueError, match=r"x\['input_ids'\] must be \[batch, 5\], got"):
         fixed.logits(text(4, 6))
     net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     net.append(nn.Linear(4, 3))
     model = MultiExitModel.attach(net, ["1"], num_classes=3, example=torch.randn(3, 2, 9)).eval()
     folder = export(model, torch.randn(3, 2, 9), tmp_path / "b", dynamic={2: "length"})
-    files = ExportedModel.load(folder)
+    files = ExportedModel.load(folder, trusted=True)
     assert files.manifest["inputs"][0]["shape"] == ["batch", 2, "length"]
     for length in (4, 9, 31):
         agrees(model, files, torch.randn(6, 2, length))
@@ -237,7 +249,7 @@ def test_what_onnx_cannot_vary_is_refused(pool, head, message, tmp_path):
         export(model, x, tmp_path / "files", dynamic=sizes)
     assert not list(tmp_path.iterdir())
     folder = export(model, x, tmp_path / "files", format="torch", dynamic=sizes)
-    agrees(model, ExportedModel.load(folder), torch.randn(6, 1, 11, 7))
+    agrees(model, ExportedModel.load(folder, trusted=True), torch.randn(6, 1, 11, 7))
 
 
 class Picky(nn.Module):
@@ -258,7 +270,7 @@ def test_sizes_that_a_model_does_not_take_are_tried_together_or_refused(tmp_path
     for takes in ((8, 9), (8, 16), (8, 7)):
         model = MultiExitModel(Picky(*takes), {"linear": nn.Identity()}).eval()
         folder = export(model, x, tmp_path / str(takes), format="torch", dynamic=sizes)
-        agrees(model, ExportedModel.load(folder), torch.randn(5, *(takes[1:] * 2)))
+        agrees(model, ExportedModel.load(folder, trusted=True), torch.randn(5, *(takes[1:] * 2)))
     model = MultiExitModel(Picky(8), {"linear": nn.Identity()}).eval()
     with pytest.raises(ValueError, match="takes h = 8 in the example, but none of 9, 16, 7"):
         export(model, x, tmp_path / "files", format="torch", dynamic=sizes)
@@ -295,7 +307,9 @@ def test_a_length_that_is_fixed_in_the_forward_is_named(tmp_path):
     x = {"input_ids": text(4, 5)["input_ids"]}
     with pytest.raises(ValueError, match=r"fixes the size 5 .* pass dynamic={} to"):
         export(model, x, tmp_path / "files", format="torch")
-    files = ExportedModel.load(export(model, x, tmp_path / "f", format="torch", dynamic={}))
+    files = ExportedModel.load(
+        export(model, x, tmp_path / "f", format="torch", dynamic={}), trusted=True
+    )
     agrees(model, files, {"input_ids": text(7, 5)["input_ids"]})
 
 
@@ -309,7 +323,9 @@ def test_a_longest_length_is_kept(tmp_path):
     model = MultiExitModel.attach(
         Table(), ["layers.0"], num_classes=3, example=text(4, 5), head="token"
     ).eval()
-    files = ExportedModel.load(export(model, text(4, 5), tmp_path / "f", format="torch"))
+    files = ExportedModel.load(
+        export(model, text(4, 5), tmp_path / "f", format="torch"), trusted=True
+    )
     assert files.manifest["largest_sizes"] == {"tokens": 20}
     agrees(model, files, text(5, 20))
     with pytest.raises(ValueError, match="21 in tokens: the model takes at least 1 and at most 20"):
@@ -343,7 +359,7 @@ def test_what_heads_carry_travels(form, tmp_path):
     model = MultiExitModel(backbone, heads, Ensemble(4)).eval()
     policy = Patience(1)
     folder = export(model, torch.randn(4, 5), tmp_path / "files", format=form, policy=policy)
-    files = ExportedModel.load(folder)
+    files = ExportedModel.load(folder, trusted=True)
     for batch in (1, 7, 40):
         x = 3 * torch.randn(batch, 5)
         agrees(model, files, x)
@@ -448,7 +464,7 @@ def test_int8_says_what_it_changes(tmp_path):
     net = nn.Sequential(nn.Linear(5, 128), nn.ReLU(), nn.Linear(128, 128), nn.Linear(128, 3))
     model, x, policy = linear_at(net, {"1": 128}), torch.randn(16, 5), MaxSoftmax(0.4)
     folder = export(model, x, tmp_path / "int8", policy=policy, quantize="int8")
-    files = ExportedModel.load(folder)
+    files = ExportedModel.load(folder, trusted=True)
     found = files.manifest["quantized"]
     with torch.no_grad():
         expected = torch.stack(model(x))
@@ -488,6 +504,8 @@ def test_masked_models_of_transformers(kind, layers, head, form, tmp_path):
     names = [f"{'model.' if kind == 'Llama' else ''}{layers}.{k}" for k in (0, 1)]
     x = transformers.BatchEncoding(text(4, 7, vocabulary=50))
     model = MultiExitModel.attach(backbone, names, num_classes=3, example=x, head=head)
-    files = ExportedModel.load(export(model.eval(), x, tmp_path / "files", format=form))
+    files = ExportedModel.load(
+        export(model.eval(), x, tmp_path / "files", format=form), trusted=True
+    )
     for batch, tokens in ((1, 9), (7, 12), (7, 7)):
         agrees(model, files, transformers.BatchEncoding(text(batch, tokens, vocabulary=50)))

@@ -48,7 +48,9 @@ def test_a_learned_score_becomes_part_of_the_files(scorer, form, tmp_path):
     threshold = float(first[stay - 1 : stay + 1].mean())
     assert np.abs(scores[:-1].numpy() - threshold).min() > 1e-5
     rule = LearnedScore(scorer, threshold, fallback="most_confident")
-    files = ExportedModel.load(export(model, x, tmp_path / "files", format=form, policy=rule))
+    files = ExportedModel.load(
+        export(model, x, tmp_path / "files", format=form, policy=rule), trusted=True
+    )
     assert [one["name"] for one in files.manifest["segments"][0]["outputs"]][:2] == [
         "logits",
         "score",
@@ -122,7 +124,9 @@ def test_files_have_the_policys_own_score(name, form, tmp_path):
     policy = LIVE[name]()
     if not isinstance(policy, Patience):
         policy = policy.with_cuts(middles(policy, logits))
-    files = ExportedModel.load(export(model, x, tmp_path / "files", format=form, policy=policy))
+    files = ExportedModel.load(
+        export(model, x, tmp_path / "files", format=form, policy=policy), trusted=True
+    )
     expected = model.predict(x, policy)
     assert 0 < expected.samples_per_segment[2] < expected.samples_per_segment[1] <= 60
     # By the files; by their manifest's description; by the policy itself.
@@ -228,12 +232,12 @@ def test_folders_of_earlier_formats_are_read(tmp_path):
         export(model, x, folder, format="torch", policy=one if scored else None)
         manifest = older(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        found = ExportedModel.load(folder).predict(x.numpy(), None if scored else one)
+        found = ExportedModel.load(folder, trusted=True).predict(x.numpy(), None if scored else one)
         assert found.exit_index.tolist() == model.predict(x, one).exit_index.tolist()
         del manifest["scored"]
         manifest.update(format=1, learned_score=scored, policy=writing.described(one, 3))
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        found = ExportedModel.load(folder).predict(x.numpy())
+        found = ExportedModel.load(folder, trusted=True).predict(x.numpy())
         assert found.exit_index.tolist() == model.predict(x, one).exit_index.tolist()
 
 
@@ -292,7 +296,9 @@ def test_the_runner_decides_as_the_policies(case):
 def test_a_policy_survives_the_manifest(tmp_path):
     model, x, folder = small(), torch.randn(2, 5), tmp_path / "files"
     endless = MaxSoftmax(0.5).with_cuts([float("inf"), float("-inf")])
-    written = ExportedModel.load(export(model, x, folder, format="torch", policy=endless)).policy
+    written = ExportedModel.load(
+        export(model, x, folder, format="torch", policy=endless), trusted=True
+    ).policy
     cases = [(endless, written)]
     for policy in (
         MaxSoftmax([0.25, 0.75], strict=True),

@@ -20,6 +20,8 @@ from laplex import plan_cache
 from strategies import assert_same_bits, awkward_anchor, draw_values, quick
 
 matvec = laplex.jax.matvec
+#: Which of them depends on the version of JAX, and on whether it waits for the result.
+FROM_XLA = (jax.errors.JaxRuntimeError, ValueError)
 compiled = jax.jit(matvec, static_argnames=("real_part", "kernel"))
 FORMS = (
     ("real", "matern12"),
@@ -102,8 +104,7 @@ def dense(form, kernel, side, v, x, y, ell, omega=None, theta=None, phi=None):
     [
         ("real", "matern12", "both", False),
         ("complex", "matern12", "left", True),
-        ("complex", "matern32", "both", False),
-        ("cosine", "matern52", "right", True),
+        ("cosine", "matern52", "right", False),
     ],
 )
 def test_derivatives_are_those_of_the_formula(form, kernel, side, is_complex):
@@ -277,10 +278,15 @@ def test_leading_dimensions_broadcast(v, x, ell):
 
 @pytest.mark.parametrize(("n", "m", "b"), [(0, 3, 2), (3, 0, 2), (3, 2, 0)])
 def test_nothing_to_sum(n, m, b):
-    v, x, y = jnp.zeros((b, m)), jnp.zeros(n), jnp.zeros(m)
-    assert (plain(v, x, y, 1.0) == jnp.zeros((b, n))).all()
-    found = jax.grad(lambda *a: plain(*a).sum(), (0, 1, 2, 3))(v, x, y, 1.0)
-    assert all((each == 0).all() for each in found)
+    arrays = np.zeros((b, m)), np.zeros(n), np.zeros(m), 1.0
+
+    @jax.jit
+    def both(*args):
+        return jax.value_and_grad(lambda *a: ((u := plain(*a)).sum(), u), (0, 1, 2, 3), True)(*args)
+
+    (_, u), found = both(*arrays)
+    assert u.shape == (b, n)
+    assert all((each == 0).all() for each in (u, *found))
 
 
 # --- the core -------------------------------------------------------------------------------------
@@ -363,7 +369,9 @@ def test_bad_arguments_name_themselves(change, error, message):
 )
 def test_bad_numbers_in_arrays_raise_when_xla_computes(change, message):
     arguments = {"values": np.ones(2), "targets": np.ones(2), **change}
-    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+    with pytest.raises(
+        (jax.errors.JaxRuntimeError, ValueError), match=message
+    ):  # of JAX's versions
         jax.block_until_ready(matvec(**arguments))
 
 

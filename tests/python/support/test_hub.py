@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fake_hub import FakeHub, running
+from fake_hub import FakeHub, instead_of_the_real_one
 from laplex.early_exit import MultiExitModel
 from laplex.nn import LaplexHead, LaplexLinear
 from pretrained_cases import assert_same, made
@@ -23,16 +23,7 @@ OURS = ["README.md", "config.json", "model.safetensors"]
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A hub in place of the real one, and folders of this test in place of the user's."""
-    with running() as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.endpoint)
-        url = found.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        for name in ("HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
-            monkeypatch.setattr(constants, name, str(tmp_path / "no token"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with instead_of_the_real_one(monkeypatch, tmp_path) as found:
         yield found
 
 
@@ -123,6 +114,8 @@ def test_a_hub_that_is_down(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the library's attempts
     with pytest.raises(FileNotFoundError, match=r"the hub is not reached: .* check the network"):
         LaplexLinear.from_pretrained("me/model")
+    with pytest.raises(OSError, match="the hub did not do what was asked for me/model"):
+        push(made("linear"))
 
 
 def test_a_card_of_somebody_else_stays(hub: FakeHub) -> None:

@@ -44,7 +44,7 @@ def test_a_model_comes_back_with_the_same_bits(name: str, tmp_path: Path) -> Non
 
 
 def test_a_layer_s_training_goes_on(tmp_path: Path) -> None:
-    layer = LaplexLinear.from_linear(nn.Linear(5, 4), rounds=1)
+    layer = LaplexLinear.from_linear(nn.Linear(5, 4), rounds=0)
     layer.save_pretrained(tmp_path)
     again = LaplexLinear.from_pretrained(tmp_path)
     assert again.fit_error == layer.fit_error
@@ -125,7 +125,7 @@ def test_wrappers_and_shared_tensors_are_saved(tmp_path: Path) -> None:
     model = made("exits")
     head = model.heads[0]
     wrapped = MultiExitModel(
-        torch.compile(model.backbone), {"layers.0": head, "layers.1": head}, mask=None
+        nn.DataParallel(model.backbone), {"layers.0": head, "layers.1": head}, mask=None
     ).eval()
     wrapped.save_pretrained(tmp_path)
     x = torch.randn(6, 4)

@@ -1,10 +1,9 @@
 /* The feature browser of a CEDAR model: a list of axes or rows, and what there is to know of one.
 
-   The data are in the page, in elements that are read when they are first needed: `meta` (JSON),
-   arrays of the axes (base64, little-endian), and blocks of `meta.block` rows each (codes, texts,
-   pictures), which may come after this script has started. Names and texts are data: they enter the
-   page as text only, never as markup. (The page is a Jinja template, which is why no brace is
-   followed by a number sign here.) */
+   The data are in the page, in elements that are read when first needed: `meta` (JSON), arrays of
+   the axes (base64, little-endian), and blocks of `meta.block` rows (codes, texts, pictures), which
+   may come after this script has started. Names and texts enter the page as text, never as markup.
+   (This is part of a Jinja template, which is why no brace is followed by a number sign.) */
 "use strict";
 (() => {
 const $ = (id) => document.getElementById(id);
@@ -78,7 +77,7 @@ const wordOf = (axis, end) => nameOf(axis, end)?.[0] ?? null;
 const wordsOf = (axis) => [wordOf(axis, 0), wordOf(axis, 1)].filter((word) => word !== null);
 const folded = (text) => text.normalize("NFC").toLowerCase();
 const confirmation = array("confirmed", Uint8Array);
-const CONFIRMED = ["not confirmed", "confirmed", "unconfirmed"];
+const CONFIRMED = [["no", "✗ not confirmed"], ["yes", "✓ confirmed"], ["", "? not tested"]];
 
 /* -------------------------------------------------------------------------------- the elements */
 
@@ -100,9 +99,8 @@ function draw(tag, attributes, ...children) {
 const isolated = (text, kind = "") => make("bdi", kind ? { class: kind } : {}, text);
 
 function badge(axis) {
-  const known = confirmation[axis];
-  const sign = ["✗ ", "✓ ", "? "][known];
-  return make("span", { class: `badge ${["no", "yes", ""][known]}` }, sign + CONFIRMED[known]);
+  const [kind, text] = CONFIRMED[confirmation[axis]];
+  return make("span", { class: `badge ${kind}` }, text);
 }
 
 /** The list. Only the items in view are in the page, so that it may be as long as it likes. */
@@ -122,11 +120,11 @@ const list = {
     const last = Math.min(this.items.length, Math.ceil((scrollTop + clientHeight) / ITEM) + 4);
     const options = [];
     for (let place = first; place < last; place++) {
-      const option = make("div", {
-        role: "option", id: `option-${place}`, "aria-posinset": place + 1,
-        "aria-setsize": this.items.length, "aria-selected": this.current(this.items[place]),
-        class: place === this.active ? "option active" : "option",
-      }, ...this.item(this.items[place]));
+      const item = this.items[place];
+      const option = make("div", { role: "option", id: `option-${place}`,
+        class: place === this.active ? "option active" : "option", "aria-posinset": place + 1,
+        "aria-setsize": this.items.length, "aria-selected": this.current(item) },
+      ...this.item(item));
       option.style.transform = `translateY(${place * ITEM}px)`;
       options.push(option);
     }
@@ -156,10 +154,12 @@ const mode = () => ($("mode-rows").checked ? "row" : "axis");
 const keys = Array.from({ length: meta.axes }, (_, axis) => folded(wordsOf(axis).join("\n")));
 const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
+/* Counts, so that equal frequencies are equal. */
+const count = (axis, end) => array("counts", Uint32Array)[end * meta.axes + axis];
 const measure = {
   energy: (axis) => floats("share")[axis],
   stability: (axis) => floats("stability")[axis],
-  frequency: (axis) => floats("rates")[axis] + floats("rates")[meta.axes + axis],
+  frequency: (axis) => (count(axis, 0) + count(axis, 1)) / meta.rows,
 };
 
 function compared(kind) {
@@ -180,7 +180,7 @@ function order(kind) {
 }
 
 function axisItem(axis) {
-  const kind = $("sort").value in measure ? $("sort").value : "energy";
+  const kind = $("sort").value in measure ? $("sort").value : "energy"; // others have no number
   const value = kind === "stability" ? decimal(measure[kind](axis)) : percent(measure[kind](axis));
   const words = wordsOf(axis);
   const named = words.length
@@ -205,9 +205,8 @@ function rowItem(row) {
 }
 
 const opened = (kind) => (number) => shown.kind === kind && shown.number === number;
-const say = (count, total, what) => {
-  $("status").textContent = `${whole.format(count)} of ${whole.format(total)} ${what}`;
-};
+const say = (found, total, what) =>
+  ($("status").textContent = `${whole.format(found)} of ${whole.format(total)} ${what}`);
 
 function searchAxes(query) {
   const number = /^\d+$/.test(query) ? Number(query) : -1;
@@ -225,7 +224,7 @@ function searchAxes(query) {
 
 let latest = 0; // the search that counts: a later one ends the earlier ones
 async function searchRows(query) {
-  const mine = ++latest;
+  const mine = latest;
   if (!query) {
     list.show(Array.from({ length: meta.rows }, (_, row) => row), rowItem, opened("row"));
     return say(meta.rows, meta.rows, "rows");
@@ -233,7 +232,6 @@ async function searchRows(query) {
   const found = [];
   const number = Number(query);
   if (/^\d+$/.test(query) && number < meta.rows) found.push(number);
-  list.show(found, rowItem, opened("row"));
   let pause = performance.now() + 10;
   for (let row = 0; row < meta.rows && meta.texts; row++) {
     if (row !== found[0] && folded(textOf(row) ?? "").includes(query)) found.push(row);
@@ -250,9 +248,8 @@ async function searchRows(query) {
 function search() {
   const query = folded($("query").value.trim());
   $("of-axes").hidden = mode() === "row";
-  if (mode() === "row") return searchRows(query);
   latest++;
-  return searchAxes(query);
+  return mode() === "row" ? searchRows(query) : searchAxes(query);
 }
 
 /* ------------------------------------------------------------------------------ axes and rows */
@@ -266,10 +263,9 @@ function histogram(axis) {
   const counts = array("histograms", Uint32Array).subarray(axis * bins, (axis + 1) * bins);
   const limit = floats("limits")[axis];
   const most = Math.max(1, ...counts);
-  const down = counts.subarray(0, bins / 2).reduce((sum, one) => sum + one, 0);
-  const up = counts.subarray(bins / 2).reduce((sum, one) => sum + one, 0);
-  const bars = Array.from(counts, (count, bin) => draw("rect", {
-    x: bin + 0.06, width: 0.88, y: 30 - (30 * count) / most, height: (30 * count) / most,
+  const [up, down] = [count(axis, 0), count(axis, 1)];
+  const bars = Array.from(counts, (one, bin) => draw("rect", {
+    x: bin + 0.06, width: 0.88, y: 30 - (30 * one) / most, height: (30 * one) / most,
     class: bin < bins / 2 ? "down" : "up",
   }));
   const about = `Histogram of the coefficients of axis ${axis}: ${whole.format(down)} below 0 and `
@@ -314,14 +310,14 @@ function endOf(axis, end) {
     found.push(example(rows[place], values[place]));
   }
   const kind = meta.pictures ? ["div", { class: "pictures" }] : ["ul", { class: "texts" }];
+  const unnamed = meta.names ? "no name" : `${end ? "negative" : "positive"} end`;
   return make("div", { class: `end ${end ? "down" : "up"}` },
     make("h3", {}, make("span", { class: "sign" }, end ? "−" : "+"),
-      name ? isolated(name[0], "name")
-        : make("span", { class: "none" }, meta.names ? "no name" : `${end ? "negative" : "positive"} end`),
+      name ? isolated(name[0], "name") : make("span", { class: "none" }, unnamed),
       name ? make("span", { class: "note" }, `score ${name[1]}, margin ${name[2]} over “`,
         isolated(name[3]), "”") : null),
     make("p", { class: "note" },
-      `in the code of ${percent(floats("rates")[end * meta.axes + axis])} of the rows`),
+      `in the code of ${percent(count(axis, end) / meta.rows)} of the rows`),
     found.length ? make(...kind, ...found) : make("p", { class: "note" }, "no examples"));
 }
 
@@ -342,7 +338,7 @@ function axisPage(axis) {
       fact("Energy", percent(measure.energy(axis)), " of the codes"),
       fact("Frequency", "in ", percent(measure.frequency(axis)), " of the codes"),
       stability ? fact("Stability", `cosine ${decimal(stability[axis])}`) : null,
-      stability ? fact("Confirmation", `q = ${decimal(floats("q")[axis])}`) : null),
+      stability ? fact("Adjusted p-value", decimal(floats("q")[axis])) : null),
     make("h3", {}, "Coefficients"), histogram(axis),
     make("div", { class: "ends" }, endOf(axis, 0), endOf(axis, 1)),
     make("h3", {}, "Axes that are large in the same rows"),
@@ -360,20 +356,19 @@ function rowPage(row) {
     const bar = make("div", { class: `bar-of ${end ? "down" : "up"}` });
     bar.style.width = `${(100 * Math.abs(value)) / most}%`;
     const word = wordOf(axis, end);
-    return make("tr", {},
-      make("td", {}, make("a", { href: `#axis-${axis}` }, `Axis ${axis}`)),
-      make("td", {}, decimal(value)),
-      make("td", {}, bar),
-      make("td", { class: "word" }, word === null ? "" : isolated(word)));
+    const link = make("a", { href: `#axis-${axis}` }, `Axis ${axis}`);
+    return make("tr", {}, make("td", {}, link), make("td", {}, decimal(value)),
+      make("td", {}, bar), make("td", { class: "word" }, word === null ? "" : isolated(word)));
   });
-  const head = ["Axis", "Value", "Size", "Name of this end"];
+  const head = ["Axis", "Value", "Size", "Name of this end"].map((name) =>
+    make("th", { scope: "col" }, name));
   return [
     make("h2", { tabindex: -1 }, `Row ${whole.format(row)}`),
     picture(row), text === null ? null : make("p", { dir: "auto", class: "text" }, text),
     code === null ? make("p", { class: "note" }, "The page is still being read.")
       : make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "Code of the row" },
-          make("table", {}, make("thead", {}, make("tr", {}, ...head.map((name) =>
-            make("th", { scope: "col" }, name)))), make("tbody", {}, ...lines))),
+          make("table", {}, make("thead", {}, make("tr", {}, ...head)),
+            make("tbody", {}, ...lines))),
   ];
 }
 
@@ -391,6 +386,7 @@ function show({ focus = true } = {}) {
   list.render();
   if (!there) return;
   $("detail").scrollTop = 0;
+  if (getComputedStyle($("detail")).overflowY === "visible") $("detail").scrollIntoView();
   if (focus) $("shown").querySelector("h2").focus();
   else $("said").textContent = `${kind === "axis" ? "Axis" : "Row"} ${number} is shown`;
 }
@@ -406,9 +402,8 @@ function open(place) {
 /* ----------------------------------------------------------------------------------- the keys */
 
 const MOVES = {
-  ArrowDown: (place) => place + 1, ArrowUp: (place) => place - 1,
-  PageDown: (place) => place + 8, PageUp: (place) => place - 8,
-  Home: () => 0, End: () => list.items.length - 1,
+  ArrowDown: (place) => place + 1, ArrowUp: (place) => place - 1, PageDown: (place) => place + 8,
+  PageUp: (place) => place - 8, Home: () => 0, End: () => list.items.length - 1,
 };
 
 $("list").addEventListener("keydown", (event) => {
@@ -426,8 +421,8 @@ $("query").addEventListener("keydown", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input[type=search], select");
-  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-  if ((event.key === "/" && !typing) || (event.key === "Escape" && !typing)) {
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+  if (event.key === "/" || event.key === "Escape") {
     event.preventDefault();
     $("query").focus();
     $("query").select();
@@ -446,11 +441,17 @@ $("list").addEventListener("scroll", () => {
 }, { passive: true });
 addEventListener("resize", () => list.render());
 addEventListener("hashchange", () => { show({ focus: !pointer }); pointer = false; });
-$("controls").addEventListener("input", search);
+$("query").addEventListener("input", search);
+$("controls").addEventListener("change", (event) => {
+  if (event.target !== $("query")) search();
+});
 $("controls").addEventListener("submit", (event) => event.preventDefault());
-document.addEventListener("DOMContentLoaded", () => show({ focus: false })); // rows are there now
+document.addEventListener("DOMContentLoaded", () => { // the rows are there now
+  show({ focus: false });
+  if (mode() === "row") search();
+});
 
 search();
 show({ focus: false });
-document.documentElement.dataset.ready = "yes";
+performance.mark("ready");
 })();

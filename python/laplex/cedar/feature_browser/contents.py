@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,8 @@ class Contents:
         Coefficients on these axes; 0 where a code has fewer than k entries.
     share : ndarray ``[axes]``
         Share of each axis in the energy of the codes, :math:`E s_i^2 |a_i|^2` over its sum.
-    rates : ndarray ``[2, axes]``
-        Fractions of the rows whose code has the axis with a positive and with a negative sign.
+    counts : ndarray ``[2, axes]`` of int64
+        Numbers of rows whose code has the axis with a positive and with a negative sign.
     limits : ndarray ``[axes]``
         Largest absolute value of the coefficients of each axis.
     histograms : ndarray ``[axes, BINS]`` of int64
@@ -54,7 +55,7 @@ class Contents:
     entries: npt.NDArray[np.int32]
     values: Array
     share: Array
-    rates: Array
+    counts: npt.NDArray[np.int64]
     limits: Array
     histograms: npt.NDArray[np.int64]
     similar: npt.NDArray[np.int64]
@@ -63,30 +64,54 @@ class Contents:
 
 
 def gather(cedar: CEDAR, rows: Rows, examples: int, progress: bool) -> Contents:
-    """Code the embeddings in one pass, and compute the statistics; memory is O(n k + axes^2)."""
-    axes = cedar.fitted_.axes
-    search = ExampleSearch(axes, examples)
+    """Code the embeddings in one pass, and compute the statistics; memory is O(n k + axes)."""
 
-    def blocks() -> Any:
+    def blocks() -> Iterator[Array]:
         done = 0
         with progress_bar(progress, extra="cedar") as report:
             for batch, codes in coded_batches(cedar.fitted_, rows, (cedar.k_,)):
-                dense = codes.double().cpu().numpy()
-                search.update(dense)
-                yield entries_of(dense, cedar.k_)
+                yield codes.double().cpu().numpy()
                 done += len(batch)
                 report("computing codes", done, rows.count, "")
 
-    entries, values = joined(blocks(), rows.count)
+    norms = cedar.basis_.atom_norms
+    lengths = np.ones(cedar.fitted_.axes) if norms is None else norms.double().cpu().numpy()
+    return statistics(blocks(), rows.count, cedar.k_, lengths, examples)
+
+
+def statistics(
+    blocks: Iterable[Array], rows: int | None, k: int, lengths: Array, examples: int
+) -> Contents:
+    """Compute the statistics of codes.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarrays ``[b, axes]``
+        The codes.
+    rows : int, optional
+        Number of all codes, if it is known.
+    k : int
+        Largest number of nonzero entries of a code.
+    lengths : ndarray ``[axes]``
+        Norms of the atoms.
+    examples : int
+        Number of examples for each end of each axis.
+    """
+    axes = len(lengths)
+    search = ExampleSearch(axes, examples)
+
+    def seen(block: Array) -> Sequence[Array]:
+        search.update(block)
+        return entries_of(block, k)
+
+    entries, values = joined(map(seen, blocks), rows)
     count = len(entries)
     kept = values != 0
     axis, value = entries[kept], values[kept]
     row = np.nonzero(kept)[0]
 
-    norms = cedar.basis_.atom_norms
-    lengths = np.ones(axes) if norms is None else norms.double().cpu().numpy()
     energy = np.bincount(axis, np.square(value * lengths[axis]), axes)
-    rates = np.stack([np.bincount(axis[sign * value > 0], minlength=axes) for sign in (1, -1)])
+    counts = np.stack([np.bincount(axis[sign * value > 0], minlength=axes) for sign in (1, -1)])
     limits = np.zeros(axes)
     np.maximum.at(limits, axis, np.abs(value))
     half = BINS // 2
@@ -98,7 +123,7 @@ def gather(cedar: CEDAR, rows: Rows, examples: int, progress: bool) -> Contents:
         entries=entries,
         values=values,
         share=energy / max(energy.sum(), np.finfo(np.float64).tiny),
-        rates=rates / count,
+        counts=counts,
         limits=limits,
         histograms=np.bincount(axis * BINS + bins, minlength=axes * BINS).reshape(axes, BINS),
         similar=similar,

@@ -186,6 +186,7 @@ class ExportedModel:
         *,
         threads: int | None = None,
         providers: Sequence[str] = ("CPUExecutionProvider",),
+        trusted: bool = False,
     ) -> ExportedModel:
         """Open the folder of an exported model.
 
@@ -198,6 +199,9 @@ class ExportedModel:
             Files of torch run with the threads of torch.
         providers : sequence of str
             Execution providers of onnxruntime.
+        trusted : bool
+            Whether to open files of torch. They can contain code, which runs when they are opened:
+            set it only for files of people whom you trust. ONNX files contain none.
 
         Returns
         -------
@@ -208,7 +212,8 @@ class ExportedModel:
         FileNotFoundError
             If the folder does not hold an exported model, or one of its files is missing.
         ValueError
-            If the manifest is broken, describes something else, or is newer than this runner.
+            If the manifest is broken, describes something else, or is newer than this runner; or if
+            the files are those of torch, and `trusted` is not set.
         ImportError
             If onnxruntime, or torch for its own files, is not installed.
         """
@@ -216,6 +221,8 @@ class ExportedModel:
         manifest = _read_manifest(path)
         files = [path / one["file"] for one in manifest["segments"]]
         for file in files:
+            if file.parent != path:
+                raise ValueError(f"{path / MANIFEST} names {file}, which is not in its folder")
             if not file.is_file():
                 raise FileNotFoundError(f"{path} is not complete: there is no {file.name} in it")
         if manifest["file_format"] == "onnx":
@@ -223,6 +230,11 @@ class ExportedModel:
         if threads is not None:
             raise ValueError(
                 "threads is for ONNX files only: for files of torch, call torch.set_num_threads"
+            )
+        if not trusted:
+            raise ValueError(
+                f"{path} holds files of torch (.pt2), which can run any code when they are opened: "
+                "pass trusted=True if you trust whoever wrote them, or export to ONNX"
             )
         return cls(manifest, _torch_segments(files, manifest["imports"]), path)
 
@@ -555,7 +567,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         known = manifest["kind"] == KIND
         form = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} does not describe an exported model") from error
     if not known:
         raise ValueError(f"{file} does not describe an exported model")
@@ -613,6 +625,8 @@ def _onnx_segments(
 def _torch_segments(files: Sequence[Path], imports: Sequence[str]) -> list[_Segment]:
     torch = _needed("torch", "exits")
     for module in imports:  # these register operators that the files call
+        if module != "laplex" and not module.startswith("laplex."):
+            raise ValueError(f"{MANIFEST} asks for the module {module!r}, which is not of Laplex")
         _needed(module, "exits")
 
     def segment(file: Path) -> _Segment:

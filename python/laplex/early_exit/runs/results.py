@@ -82,6 +82,11 @@ class ExitRule:
         found = evaluate_outputs(again, costs, validation=unseen, **self.arguments(unseen))
         return self.decider(found, budget)
 
+    def of_run(self, run: Run, budget: float | None = None) -> Policy:
+        """The policy of a run's model, fitted on its validation samples; see `decider`."""
+        unseen = collect(run.model, run.splits.loader("validation", run.settings.batch_size))
+        return self.fitted(unseen, count_costs(run.model, run.splits.example()), budget)
+
     def decider(self, found: Evaluation, budget: float | None = None) -> Policy:
         """The policy that was evaluated, with the rule's threshold or thresholds for a mean cost.
 

@@ -31,6 +31,7 @@ from ..training.trainer import CHECKPOINT, train
 from .backbones import NAMES, build_model
 from .datasets import Splits, load_splits
 from .settings import CONFIG, KEYS, WEIGHTS, RunSettings, check_finished, read_settings
+from .sources import check_trusted
 
 T = TypeVar("T")
 
@@ -45,12 +46,14 @@ class Run:
 
     folder: Path
     settings: RunSettings
+    #: Whether the functions that the settings name may be called.
+    trusted: bool = False
 
     @classmethod
-    def open(cls, folder: Path) -> Run:
+    def open(cls, folder: Path, trusted: bool = False) -> Run:
         """Open the run in a folder; a ValueError says if there is none, or it is not finished."""
         check_finished(folder)
-        return cls(folder, read_settings(folder / CONFIG))
+        return cls(folder, read_settings(folder / CONFIG), trusted)
 
     @property
     def strategy(self) -> str:
@@ -61,7 +64,9 @@ class Run:
 
     @cached_property
     def splits(self) -> Splits:
-        """The data."""
+        """The data; a ValueError for functions that may not be called."""
+        if not self.trusted:
+            check_trusted(self.settings, self.folder)
         return load_splits(self.settings)
 
     @cached_property
@@ -149,7 +154,7 @@ def train_run(
     write_json(out / HISTORY, history)
     with replacing(out / WEIGHTS) as part:
         torch.save(model.cpu().state_dict(), part)
-    return Run.open(out)
+    return Run.open(out, trusted=True)
 
 
 def has_checkpoint(out: Path) -> bool:

@@ -64,6 +64,15 @@ def is_built_in(data: str) -> bool:
     return data in BUILT_IN or idx_folder(Path(data))
 
 
+def check_trusted(settings: RunSettings, folder: Path) -> None:
+    """Refuse to call the functions that the settings of a run name."""
+    for name in filter(is_function, (settings.data, settings.backbone)):
+        raise ValueError(
+            f"the settings of the run in {folder} name the Python function {name}, which would be "
+            "called: pass --trusted (from Python: trusted=True) if you trust whoever made the run"
+        )
+
+
 def is_function(name: str) -> bool:
     """Whether a name is ``package.module:function``."""
     return _FUNCTION.fullmatch(name) is not None and name.partition(":")[0] not in LIBRARIES
