@@ -101,8 +101,8 @@ def browse(
     Content-Security-Policy of the page forbids everything but its own script and style.
 
     The file takes :math:`16 k / 3` bytes for the code of a row, plus its text, some 600 bytes for
-    each axis, and about a kilobyte for each different row among the examples if there are thumbnails
-    of 64 pixels. Coefficients of rows are stored in half precision, which shows three
+    each axis, and about a kilobyte for each different row among the examples if there are
+    thumbnails of 64 pixels. Coefficients of rows are stored in half precision, which shows three
     digits. For millions of rows, pass a sample of them. Memory is O(n k + axes d).
 
     Examples
