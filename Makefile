@@ -67,7 +67,7 @@ help: ## show this list
 demo: $(STAMPS)/demo ## run the demo, learnable Laplace kernels on real images: one to three minutes, plus installation the first time
 	$(BIN)/laplex demo $(DEMO_ARGS)
 
-test: lint-and-build build/lint/clang-tidy test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python test-peers docs-and-sanitizers ## run every check and every test
+test: lint-and-build build/lint/release build/lint/clang-tidy test-cpp test-emulated test-cuda test-ptx test-consume wheel test-python test-peers docs-and-sanitizers ## run every check and every test
 
 # mypy and Sphinx are single processes, and would leave the other cores idle.
 SIDE_BY_SIDE = $(MAKE) BESIDE=1 -j 2 --output-sync=target --no-print-directory
