@@ -208,7 +208,8 @@ def _check_inverse(basis: Basis, dtype: torch.dtype) -> None:
     vectors to far better than 1 %. The rounding errors of two other matrices U and A grow with
     their norms: those of a product are about eps sqrt(d) |U| |A|.
     """
-    z = torch.randn(4, basis.dim, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    random = torch.Generator("cpu").manual_seed(0)
+    z = torch.randn(4, basis.dim, generator=random, dtype=dtype, device="cpu")
     error = (basis.synthesise(basis.analyse(z)) - z).norm(dim=1) / z.norm(dim=1)
     limit = 0.01
     if not basis.orthogonal:

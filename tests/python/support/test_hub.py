@@ -112,7 +112,7 @@ def test_a_hub_that_is_down(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> No
     url = closed + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the library's attempts
-    with pytest.raises(FileNotFoundError, match=r"the hub is not reached: .* check the network"):
+    with pytest.raises(FileNotFoundError, match=r"the hub is not reached: check the network"):
         LaplexLinear.from_pretrained("me/model")
     with pytest.raises(OSError, match="the hub did not do what was asked for me/model"):
         push(made("linear"))
