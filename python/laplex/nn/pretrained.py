@@ -111,10 +111,9 @@ class PretrainedLayer(Pretrained):
             ("parameters", f"{own:,}; a dense layer of these sizes has {dense:,}"),
             ("precision", self._options()["dtype"]),
         ]
-        if layer.fit_error is not None:
-            facts.append(
-                ("error of the weight when it was fitted to a dense one", f"{layer.fit_error:.4f}")
-            )
+        error = _fit_error(layer.fit_error)
+        if error is not None:
+            facts.append(("error of the weight when it was fitted to a dense one", f"{error:.4f}"))
         limits = [
             "This is one layer: what its inputs and outputs mean is decided by the network that it "
             "was trained in.",
