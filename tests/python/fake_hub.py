@@ -22,7 +22,8 @@ import pytest
 class FakeHub:
     """Repositories in memory: the files of each commit, and the commit of each branch.
 
-    `requests` lists what was asked for. Of private repositories only `token` is told.
+    `requests` lists what was asked for. Of private repositories only `token` is told. Once it is
+    `broken`, each answer is an internal error.
     """
 
     endpoint: str = ""
@@ -31,6 +32,7 @@ class FakeHub:
     branches: dict[str, dict[str, str]] = field(default_factory=dict)
     private: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
+    broken: bool = False
 
     def create(self, repo: str, *, private: bool = False) -> None:
         self.commits[repo], self.branches[repo] = {}, {}
@@ -67,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self._note()
+        if self.hub.broken:
+            return self._refuse(500, "")
         if self.path == "/api/repos/create":
             return self._create(json.loads(body))
         if self.path == "/api/validate-yaml":
@@ -107,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _resolve(self) -> None:
         self._note()
+        if self.hub.broken:
+            return self._refuse(500, "")
         found = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", self.path)
         if found is None:
             return self._refuse(404, "EntryNotFound")

@@ -13,7 +13,7 @@ from laplex import _core
 
 from .complete_files import replacing
 from .model_cards import CARD, Card, card_text, is_ours
-from .model_files import CONFIG, TENSORS, model_folder, read_config
+from .model_files import CONFIG, TENSORS, local_path, model_folder, read_config
 from .optional import require
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Pretrained:
             If the model cannot be saved, or ``results`` or ``metadata`` cannot be shown.
         """
         folder = model_folder(save_directory)
-        text = card_text(self._card(results), folder.absolute().name, results, metadata)
+        text = card_text(self._described(results), folder.absolute().name, results, metadata)
         self._write(folder)
         if is_ours(folder / CARD):
             _write_text(folder / CARD, text)
@@ -101,7 +101,7 @@ class Pretrained:
         Parameters
         ----------
         repo_id : str
-            The repository, such as ``"name/model"``.
+            The repository, such as ``"name/model"``; without an owner it is one of your own.
         commit_message : str, optional
             The message of the commit.
         private : bool, optional
@@ -136,14 +136,15 @@ class Pretrained:
         with TemporaryDirectory() as made, _clear_errors(repo_id, revision):
             folder = Path(made)
             hub.utils.validate_repo_id(repo_id)
-            text = card_text(self._card(results), repo_id, results, metadata)
+            card = self._described(results)
+            card_text(card, repo_id, results, metadata)  # before a repository is made
             self._write(folder)
             name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
             if revision is not None and not create_pr:
                 api.create_branch(name, branch=revision, exist_ok=True)
             files = [CONFIG, TENSORS]
             if replace_card or _has_no_other_card(api, name, revision, folder / "hub"):
-                _write_text(folder / CARD, text)
+                _write_text(folder / CARD, card_text(card, name, results, metadata))
                 files.append(CARD)
             done = api.upload_folder(
                 repo_id=name,
@@ -198,6 +199,8 @@ class Pretrained:
             If safetensors or, for a repository, huggingface_hub is not installed.
         FileNotFoundError
             If there is no such folder, repository or revision, or no model in it.
+        NotADirectoryError
+            If ``name_or_path`` is a file.
         ValueError
             If the files are damaged, of another class, or newer than this version of Laplex.
         OSError
@@ -213,6 +216,14 @@ class Pretrained:
         )
         return cls._read(folder)
 
+    def _described(self, results: Sequence[Any]) -> Card:
+        if not isinstance(results, Sequence) or isinstance(results, str):
+            raise TypeError(
+                f"results must be a list of results, got a {type(results).__name__}: pass a single "
+                "one as [result]"
+            )
+        return self._card(results)
+
     @classmethod
     def _located(
         cls, name_or_path: str | os.PathLike[str], *, revision: str | None, **options: Any
@@ -221,9 +232,11 @@ class Pretrained:
 
         So no other file ever is, such as a pickle or a script.
         """
-        folder, name = Path(name_or_path).expanduser(), os.fspath(name_or_path)
+        folder, name = local_path(name_or_path, "name_or_path"), os.fspath(name_or_path)
         if folder.is_dir():
             return folder
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file: pass its folder, {folder.parent}")
         hub = require("huggingface_hub", "hub", feature=f"loading {name!r} from the hub")
         try:
             hub.utils.validate_repo_id(name)
@@ -262,8 +275,9 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise FileNotFoundError(
-            f"{repo_id} has not been downloaded completely, and the hub is not reached: leave out "
-            "local_files_only=True, and check the network and HF_HUB_OFFLINE"
+            f"{repo_id} has not been downloaded completely, is no folder here either, and the hub "
+            "is not reached: check the network, and that neither local_files_only=True nor "
+            "HF_HUB_OFFLINE forbids its use"
         ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(
@@ -271,6 +285,12 @@ def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.HTTPError as error:  # of the library underneath: no connection, or a refusal
         raise OSError(f"the hub did not do what was asked for {repo_id}: {error}") from error
+    except ValueError as error:  # of a forced download; the errors of our files have other causes
+        if isinstance(error.__cause__, (errors.HTTPError, OSError)):
+            raise OSError(
+                f"the hub did not do what was asked for {repo_id}: {error.__cause__}"
+            ) from error
+        raise
 
 
 def _has_no_other_card(api: Any, name: str, revision: str | None, cache: Path) -> bool:

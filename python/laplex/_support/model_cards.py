@@ -16,6 +16,11 @@ CARD = "README.md"
 _OURS = "<!-- Laplex wrote this card. Delete this line, and it will not be replaced. -->"
 
 
+#: Metadata that is a text, and metadata that may also be several.
+_TEXT = {"library_name", "license", "license_link", "license_name", "model_name", "pipeline_tag"}
+_TEXTS = {"base_model", "datasets", "language", "metrics", "tags"}
+
+
 @dataclass(frozen=True)
 class Card:
     """What a class says of a model in its card.
@@ -69,21 +74,14 @@ def card_text(
         If a result has no table, or the metadata cannot be written.
     """
     library = require("huggingface_hub", "hub", feature="a model card")
-    given = dict(metadata or {})
-    try:
-        json.dumps(given)
-    except (TypeError, ValueError) as error:  # PyYAML would write any object
-        raise ValueError(
-            f"metadata must hold texts, numbers, lists and mappings of them: {error}"
-        ) from error
-    title = given.pop("model_name", None) or name.rpartition("/")[2]
+    given = _checked_metadata(metadata)
+    title = given.pop("model_name", name.rpartition("/")[2])
     known = {"library_name": "laplex", "tags": ["laplex", *card.tags]}
     if card.pipeline_tag is not None:
         known["pipeline_tag"] = card.pipeline_tag
     known["tags"] = [*known["tags"], *given.pop("tags", ())]
-    datasets = given.get("datasets")
-    if card.evaluations and datasets:  # the hub shows no number without its data
-        data = datasets if isinstance(datasets, str) else datasets[0]
+    if card.evaluations and given.get("datasets"):  # the hub shows no number without its data
+        data = given["datasets"][0]
         task = {**known, **given}.get("pipeline_tag", "other")
         known["eval_results"] = [
             library.EvalResult(task, data, data, metric, value)
@@ -109,6 +107,34 @@ def card_text(
 def is_ours(path: Path) -> bool:
     """Whether a card may be replaced: there is none, or it is one of ours."""
     return not path.exists() or _OURS in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return metadata without empty entries; what may be one text or several becomes a list."""
+    if not isinstance(metadata, (Mapping, type(None))):
+        raise TypeError(
+            f"metadata must be a mapping such as {{'license': 'mit'}}, got a "
+            f"{type(metadata).__name__}"
+        )
+    given = {key: value for key, value in (metadata or {}).items() if value is not None}
+    for key in given:
+        if not isinstance(key, str):
+            raise TypeError(f"the keys of metadata must be texts, got {key!r}")
+    try:
+        json.dumps(given)
+    except (TypeError, ValueError) as error:  # PyYAML would write any object
+        raise ValueError(
+            f"metadata must hold texts, numbers, lists and mappings of them: {error}"
+        ) from error
+    for key in _TEXTS & given.keys():
+        texts = [given[key]] if isinstance(given[key], str) else given[key]
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts):
+            raise TypeError(f"metadata[{key!r}] must be a text or a list of texts, got {texts!r}")
+        given[key] = list(texts)
+    for key in _TEXT & given.keys():
+        if not isinstance(given[key], str):
+            raise TypeError(f"metadata[{key!r}] must be a text, got {given[key]!r}")
+    return given
 
 
 def _table(result: Any) -> str:

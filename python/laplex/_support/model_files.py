@@ -28,6 +28,10 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 _FORMAT = 1
 #: The largest configuration that is read: that of a large model has a few megabytes.
 _LARGEST_CONFIG = 2**26
+_AGAIN = (
+    "Copy both files of one model or save it again; if they are from a hub, download them again "
+    "with force_download=True"
+)
 
 
 def write_model(
@@ -55,18 +59,34 @@ def write_model(
     files = require("safetensors.torch", "hub", feature="saving a model")
     path = model_folder(folder)
     path.mkdir(parents=True, exist_ok=True)
+    whole = {"format": _FORMAT, "model": model, "laplex": _core.info()["version"], **config}
     with replacing(path / TENSORS) as part:
         files.save_file(_separate(tensors), part, metadata={"format": "pt"})
-    whole = {"format": _FORMAT, "model": model, "laplex": _core.info()["version"], **config}
-    whole["tensors"] = _digest(path / TENSORS)
+        whole["tensors"] = _digest(part)
+        text = json.dumps(whole, indent=2, allow_nan=False)  # an error keeps the older model
     with replacing(path / CONFIG) as part:
-        text = json.dumps(whole, indent=2, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
+
+
+def local_path(path: str | os.PathLike[str], name: str) -> Path:
+    """Return a path with ``~`` replaced; errors call the argument by its name."""
+    try:
+        text = os.fspath(path)
+        if not isinstance(text, str):
+            raise TypeError
+    except TypeError:
+        raise TypeError(f"{name} must be a str or a path, got {type(path).__name__}") from None
+    if not text:
+        raise ValueError(f"{name} is empty: for the current folder pass '.'")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{text} is in the folder of a user who is not known") from error
 
 
 def model_folder(folder: str | os.PathLike[str]) -> Path:
     """Return the path of a folder to write to; a FileExistsError says that it is a file."""
-    path = Path(folder).expanduser()
+    path = local_path(folder, "the folder of a model")
     if path.is_file():
         raise FileExistsError(f"{path} is a file: pass a folder")
     return path
@@ -96,8 +116,13 @@ def read_config(folder: Path, model: str, kind: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no {kind}: there is no {CONFIG} in it")
     try:
         config = parse_json(read_text(path, _LARGEST_CONFIG), parse_constant=_no_number)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} does not describe a {kind}, or is damaged: {error}. {_AGAIN}"
+        ) from error
+    try:
         form, found = config["format"], config["model"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe a {kind}: {error}") from error
     if found != model:
         other = f": it is one of a {found:.80}" if isinstance(found, str) else ""
@@ -142,10 +167,10 @@ def read_tensors(
     library = require("safetensors", "hub", feature="loading a model")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {kind}: there is no {TENSORS} in it")
-    if config.get("tensors", "") not in ("", _digest(path)):  # absent in older models
+    if "tensors" in config and config["tensors"] != _digest(path):  # absent in older models
         raise ValueError(
             f"{folder} holds a damaged {kind}: {TENSORS} is not the one that {CONFIG} was saved "
-            "with. Copy both files of one model, or save it again"
+            f"with. {_AGAIN}"
         )
     try:
         with library.safe_open(path, framework="pt") as opened:
@@ -226,6 +251,8 @@ def values_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
             raise ValueError(f"{name} is on the meta device and has no values: load them first")
         whole = value.full_tensor() if hasattr(value, "full_tensor") else value
         found[name] = whole.detach().cpu().contiguous()
+        if found[name].is_inference():  # such a tensor cannot become a parameter
+            found[name] = found[name].clone()
     return found
 
 

@@ -917,6 +917,8 @@ class CEDAR(Pretrained, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             If the estimator has not been fitted.
         FileExistsError
             If ``folder`` is a file.
+        TypeError, ValueError
+            If a parameter was set to what no fit accepts.
         """
         columns = getattr(self, "feature_names_in_", None)
         storage.save(
@@ -942,7 +944,7 @@ class CEDAR(Pretrained, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         Returns
         -------
         CEDAR
-            The fitted estimator.
+            The fitted estimator, with its parameter ``device`` as it was saved.
 
         Raises
         ------
@@ -982,7 +984,9 @@ class CEDAR(Pretrained, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     @classmethod
     def _read(cls, folder: Path, **parts: Any) -> CEDAR:
-        return cls.load(folder)
+        model = cls.load(folder)
+        model.device = None  # that of the machine on which it was saved
+        return model
 
     def _card(self, results: Sequence[Any]) -> Card:
         return model_card(self)

@@ -158,6 +158,15 @@ class Settings:
         return self.center == "learned"
 
 
+def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check those parameters that need no data, except ``k``, each by itself."""
+    return {
+        one.name: one.metadata["check"](one.name, given[one.name])
+        for one in fields(Settings)
+        if one.metadata and one.name in given
+    }
+
+
 def settings_of(given: Mapping[str, Any], dim: int) -> Settings:
     """Check the parameters of an estimator for embeddings of ``dim`` columns.
 
@@ -166,11 +175,7 @@ def settings_of(given: Mapping[str, Any], dim: int) -> Settings:
     TypeError, ValueError
         If a parameter is not valid; the message names it and the remedy.
     """
-    values = {
-        one.name: one.metadata["check"](one.name, given[one.name])
-        for one in fields(Settings)
-        if one.metadata
-    }
+    values = checked_parameters(given)
     basis, solver = values["basis"], values["solver"]
     alternates = TRANSFORMS[basis].alternates
     if TRANSFORMS[basis].pursues:

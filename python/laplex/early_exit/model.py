@@ -71,7 +71,7 @@ class MultiExitModel(PretrainedExits, nn.Module):
     policy : Policy or None
         The policy of `predict` where none is passed. Files of the model hold it.
     class_names : tuple of str or None
-        Names of the classes, for files and cards of the model.
+        Names of the classes, as many as there are, for files and cards of the model.
 
     Raises
     ------

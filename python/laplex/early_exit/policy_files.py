@@ -24,10 +24,16 @@ def to_dict(policy: Policy, num_exits: int) -> dict[str, Any]:
 
     Raises
     ------
+    TypeError
+        If it is no policy.
     ValueError
         If the policy or its scorer is of a class without a name in files, or for another number of
         exits.
     """
+    if not isinstance(policy, Policy):
+        raise TypeError(
+            f"policy must be a Policy such as MaxSoftmax(0.9), got {type(policy).__name__}"
+        )
     policy.cuts(num_exits)
     name = next((one for one, kind in POLICIES.items() if type(policy) is kind), None)
     if name is None:

@@ -53,7 +53,7 @@ class PretrainedExits(Pretrained):
         model = cast("MultiExitModel", self)
         backbone = unwrapped(model.backbone)
         dtype = dtype_of(backbone)
-        config = {
+        config: dict[str, Any] = {
             "backbone": {"class": type(backbone).__qualname__, **_remade(backbone, dtype)},
             "dtype": str(dtype).removeprefix("torch."),
             "exits": [
@@ -71,8 +71,9 @@ class PretrainedExits(Pretrained):
             "policy": None
             if model.policy is None
             else policy_files.to_dict(model.policy, model.num_exits),
-            "class_names": None if model.class_names is None else list(model.class_names),
+            "class_names": _names(model.class_names),
         }
+        _counted(config)
         write_model(folder, self._saved_as, config, values_of(_state(model)))
 
     @classmethod
@@ -113,10 +114,7 @@ class PretrainedExits(Pretrained):
                 )
             if config["policy"] is not None:
                 model.policy = policy_files.from_dict(config["policy"], model.num_exits)
-            names = config["class_names"]
-            if names is not None and not all(isinstance(one, str) for one in names):
-                raise TypeError("class_names must be texts")
-            model.class_names = None if names is None else tuple(names)
+            model.class_names = _counted(config)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{folder} holds a damaged {kind}: {error}") from error
         like_backbone(model.backbone, model.heads)
@@ -124,6 +122,7 @@ class PretrainedExits(Pretrained):
 
     def _card(self, results: Sequence[Any]) -> Card:
         model = cast("MultiExitModel", self)
+        _names(model.class_names)
         backbone = unwrapped(model.backbone)
         dtype = dtype_of(backbone)
         own = {
@@ -212,6 +211,30 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     """Return the precision of the first parameter of a module."""
     kinds = (one.dtype for one in module.parameters() if one.dtype.is_floating_point)
     return next(kinds, torch.get_default_dtype())
+
+
+def _names(names: Any) -> list[str] | None:
+    """Return the names of the classes as a list of JSON."""
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple)) or not all(isinstance(one, str) for one in names):
+        raise TypeError(f"class_names must be a tuple of texts or None, got {names!r:.80}")
+    return list(names)
+
+
+def _counted(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the names of the classes, as many as the modules that a file makes have classes."""
+    names = _names(config["class_names"])
+    if names is None:
+        return None
+    made = [config["backbone"]]
+    if not config["output_head"]:  # else heads return features for it
+        made += [one["head"] for one in config["exits"]]
+    for options in (one.get("options", {}) for one in made):
+        classes = options.get("classes", options.get("num_classes", len(names)))
+        if classes != len(names):
+            raise ValueError(f"class_names has {len(names)} entries for {classes} classes")
+    return tuple(names)
 
 
 def _parts(model: MultiExitModel) -> dict[str, nn.Module]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -30,6 +32,15 @@ _DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+
+def _fit_error(value: Any) -> float | None:
+    """Return the error of a fit as a number of JSON, checked in the same way on both ways."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf:
+        raise ValueError(f"fit_error must be a finite number of at least 0 or None, got {value!r}")
+    return float(value)
 
 
 class PretrainedLayer(Pretrained):
@@ -61,25 +72,22 @@ class PretrainedLayer(Pretrained):
     def _write(self, folder: Path) -> None:
         layer = cast("KernelLayer", self)
         options, tensors = self._options(), values_of(layer.state_dict())
+        error = _fit_error(layer.fit_error)
         try:
             fill(self._empty(options), tensors)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError) as wrong:
             raise ValueError(
                 f"this {type(self).__name__} cannot be rebuilt from its options, as it is a "
-                f"subclass, parametrized or pruned: {error}"
-            ) from error
-        write_model(
-            folder, self._saved_as, {"options": options, "fit_error": layer.fit_error}, tensors
-        )
+                f"subclass, parametrized or pruned: {wrong}"
+            ) from wrong
+        write_model(folder, self._saved_as, {"options": options, "fit_error": error}, tensors)
 
     @classmethod
     def _read(cls, folder: Path, **parts: Any) -> Self:
         config = read_config(folder, cls._saved_as, cls._saved_kind)
         try:
             layer = cls._empty(config["options"])
-            error = config["fit_error"]
-            if error is not None and not (isinstance(error, float) and error >= 0):
-                raise ValueError("fit_error must be a number of at least 0, or null")
+            error = _fit_error(config["fit_error"])
         except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as wrong:
             raise ValueError(f"{folder} holds a damaged {cls._saved_kind}: {wrong}") from wrong
         tensors = read_tensors(
@@ -103,10 +111,9 @@ class PretrainedLayer(Pretrained):
             ("parameters", f"{own:,}; a dense layer of these sizes has {dense:,}"),
             ("precision", self._options()["dtype"]),
         ]
-        if layer.fit_error is not None:
-            facts.append(
-                ("error of the weight when it was fitted to a dense one", f"{layer.fit_error:.4f}")
-            )
+        error = _fit_error(layer.fit_error)
+        if error is not None:
+            facts.append(("error of the weight when it was fitted to a dense one", f"{error:.4f}"))
         limits = [
             "This is one layer: what its inputs and outputs mean is decided by the network that it "
             "was trained in.",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import warnings
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cedar_cases import planted, rotation_error
 from laplex.cedar import CEDAR, ConstantColumnWarning, DriftWarning, TooFewRowsWarning
+from laplex.cedar.basis import DenseBasis, random_rotation
 from laplex.cedar.metrics import fve, mcc
+from laplex.cedar.storage import _check_inverse
 from laplex.cedar.topk import top_k
+from strategies import quick
 
 KINDS: dict[str, dict[str, Any]] = {
     "procrustes": {},
@@ -453,6 +458,92 @@ def test_files_of_two_models_and_values_that_cannot_be_are_refused(tmp_path: Pat
         config.write_text(json.dumps({**older, "fitted": {**older["fitted"], name: value}}))
         with pytest.raises(ValueError, match="damaged CEDAR model"):
             CEDAR.load(tmp_path / "a")
+
+
+def changed(folder: Path, config: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Write files that know each other, as one who means harm would."""
+    save_file(tensors, folder / "model.safetensors")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "config.json").write_text(json.dumps({**config, "tensors": digest}))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", ["orthogonal", "invertible", "frame", "laplex"])
+def test_files_of_no_consistent_model_are_refused(kind: str, tmp_path: Path) -> None:
+    CEDAR(k=2, basis=kind, n_init=2, max_iter=3, random_state=0).fit(
+        planted(100, 6, 2, seed=18).data
+    ).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    tensors = load_file(tmp_path / "model.safetensors")
+
+    def refused(config: Any, tensors: dict[str, torch.Tensor], message: str) -> None:
+        changed(tmp_path, config, tensors)
+        with pytest.raises(ValueError, match=f"damaged CEDAR model: .*{message}"):
+            CEDAR.load(tmp_path)
+
+    for name in tensors:
+        part = name.partition(".")[2]
+        if part in ("readouts", "atoms", "frame", "dual", "signs"):
+            for factor in (0, 0.5, 100, 1e30):
+                refused(config, {**tensors, name: tensors[name] * factor}, "not the inverse")
+        if part:
+            for other in ("start-5", "start7", "start01", "other"):
+                renamed = dict(tensors)
+                renamed[f"{other}.{part}"] = renamed.pop(name)
+                refused(config, renamed, "(no basis consists of|not the inverse)")
+    wrong: dict[str, tuple[Any, ...]] = {
+        "k": (-5, "x", [], [0], None, True),
+        "basis": ("os.system", None),
+        "solver": ("best",),
+        "n_init": (0,),
+        "tol": (-1, "0"),
+        "heads": (1.5,),
+        "sparse_output": (1, None),
+    }
+    for name, values in wrong.items():
+        for value in values:
+            parameters = {**config["parameters"], name: value}
+            refused({**config, "parameters": parameters}, tensors, name)
+    for name in ("k_", "n_samples_seen_", "n_iter_"):
+        known = {**config["fitted"], name: 10**400}
+        refused({**config, "fitted": known}, tensors, f"{name} must be an integer")
+    changed(tmp_path, config, tensors)
+    CEDAR.load(tmp_path)
+    for digest in ("", None, 0, [], "0" * 64):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "tensors": digest}))
+        with pytest.raises(ValueError, match=r"not the one that config\.json was saved with"):
+            CEDAR.load(tmp_path)
+
+
+@quick
+@given(
+    st.integers(2, 30),
+    st.floats(0, 6),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 2**32),
+)
+def test_an_inverse_is_known_as_one_for_any_condition(
+    dim: int, digits: float, dtype: torch.dtype, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    left, right = (random_rotation(dim, random) for _ in range(2))
+    scales = torch.logspace(-digits / 2, digits / 2, dim, dtype=torch.float64)
+    _check_inverse(
+        DenseBasis(((left * scales) @ right).to(dtype), ((left / scales) @ right).to(dtype)), dtype
+    )
+
+
+def test_parameters_come_back_or_are_not_saved(tmp_path: Path) -> None:
+    data = planted(100, 6, 2, seed=18).data
+    model = CEDAR(
+        k=range(1, 3), tol=Fraction(1, 8), random_state=np.int64(3), sparse_output=np.bool_(False)
+    ).fit(data)
+    model.save(tmp_path)
+    assert np.array_equal(CEDAR.load(tmp_path).fit(data).atoms_, model.atoms_)
+    for name, value in {"k": "x", "basis": "none", "tol": object()}.items():
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+            CEDAR(k=2).fit(data).set_params(**{name: value}).save(tmp_path)
+    assert np.array_equal(CEDAR.load(tmp_path).atoms_, model.atoms_)
 
 
 def test_a_code_of_all_columns_is_warned_of() -> None:

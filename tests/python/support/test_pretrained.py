@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from exits_cases import images
+from laplex.cedar import CEDAR
 from laplex.early_exit import MaxSoftmax, MultiExitModel, Policy, evaluate_outputs, networks
 from laplex.early_exit.evaluation.outputs import Outputs
 from laplex.early_exit.policies import POLICIES
@@ -51,6 +52,53 @@ def test_a_layer_s_training_goes_on(tmp_path: Path) -> None:
     assert "error of the weight" in (tmp_path / "README.md").read_text()
     again.train()(torch.randn(3, 5)).sum().backward()
     assert again.targets.grad is not None
+
+
+def test_a_layer_of_inference_mode_and_a_whole_fit_error_are_saved(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        layer = LaplexLinear(5, 3)
+        backbone = networks.small_mlp(4, 3, widths=(5, 5), seed=0)
+        model = MultiExitModel.attach(
+            backbone, ["layers.0"], num_classes=3, example=torch.ones(2, 4)
+        ).eval()
+    layer.fit_error = 0
+    for one in (layer, model):
+        one.save_pretrained(tmp_path)
+        again = type(one).from_pretrained(tmp_path)
+        assert_same(one, again)
+        assert all(tensor.requires_grad for tensor in again.parameters())
+    for bad in (True, "0", -1.0, float("nan"), float("inf"), 1j):
+        layer.fit_error = bad  # type: ignore[assignment]
+        with pytest.raises(ValueError, match="fit_error must be a finite number of at least 0"):
+            layer.save_pretrained(tmp_path)
+    assert_same(model, MultiExitModel.from_pretrained(tmp_path))
+
+
+def test_the_device_of_a_fit_stays_with_its_machine(tmp_path: Path) -> None:
+    model = made("cedar")
+    model.device = "cuda"
+    model.save_pretrained(tmp_path)
+    assert_same(made("cedar"), CEDAR.from_pretrained(tmp_path))
+    assert CEDAR.load(tmp_path).device == "cuda"
+
+
+@pytest.mark.parametrize("name", ["linear", "exits", "cedar"])
+def test_paths_that_are_no_folder_are_refused_at_once(name: str, tmp_path: Path) -> None:
+    model = made(name)
+    file, load = tmp_path / "config.json", type(model).from_pretrained
+    model.save_pretrained(tmp_path)
+    calls: list[tuple[Any, Any, str]] = [
+        (file, NotADirectoryError, rf"config\.json is a file: pass its folder, {tmp_path}"),
+        ("~no such user/m", FileNotFoundError, "of a user who is not known"),
+        ("", ValueError, "is empty: for the current folder pass '.'"),
+        (None, TypeError, "must be a str or a path, got NoneType"),
+        (b"model", TypeError, "must be a str or a path, got bytes"),
+    ]
+    for path, error, message in calls:
+        with pytest.raises(error, match=message):
+            load(path)
+        with pytest.raises((error, FileExistsError), match=message.partition(": pass")[0]):
+            model.save_pretrained(path)
 
 
 class Own(nn.Module):
@@ -150,6 +198,9 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
     model.policy = Mine(0.5)
     with pytest.raises(ValueError, match=r"policy is a Mine, which has no name: decorate"):
         model.save_pretrained(tmp_path / "a")
+    model.policy = "max"
+    with pytest.raises(TypeError, match=r"policy must be a Policy such as MaxSoftmax\(0.9\)"):
+        model.save_pretrained(tmp_path / "a")
     model.policy = MaxSoftmax([0.5] * 5)
     with pytest.raises(ValueError, match="threshold has 5 entries"):
         model.save_pretrained(tmp_path / "a")
@@ -165,6 +216,26 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="is a file: pass a folder"):
         made("head").save_pretrained(tmp_path / "file")
+
+
+def test_names_of_classes_are_texts_and_as_many_as_the_classes(tmp_path: Path) -> None:
+    model = made("exits")
+    model.save_pretrained(tmp_path)
+    for names in ("abc", [1, 2, 3], 3, {"a": 1}, ("cat", "dog", None)):
+        model.class_names = names
+        with pytest.raises(TypeError, match="class_names must be a tuple of texts or None"):
+            model.save_pretrained(tmp_path)
+    for names in ((), ("cat", "dog"), ("cat",) * 4):
+        model.class_names = names
+        with pytest.raises(ValueError, match=f"class_names has {len(names)} entries for 3 classes"):
+            model.save_pretrained(tmp_path)
+    assert_same(made("exits"), MultiExitModel.from_pretrained(tmp_path))
+    model.heads[0], model.backbone.head = nn.Linear(5, 4), nn.Linear(5, 4)
+    model.class_names = ("cat",) * 4
+    with pytest.raises(ValueError, match="has 4 entries for 3 classes"):  # of the other exit
+        model.save_pretrained(tmp_path)
+    model.heads[1] = nn.Linear(5, 4)
+    model.save_pretrained(tmp_path)
 
 
 def test_a_registered_policy_is_saved(tmp_path: Path) -> None:
@@ -238,7 +309,37 @@ def test_bad_cards_are_refused(tmp_path: Path) -> None:
         layer.save_pretrained(tmp_path / "a", results=[3])
     with pytest.raises(ValueError, match="metadata must hold texts, numbers, lists"):
         layer.save_pretrained(tmp_path / "a", metadata={"license": object()})
+    with pytest.raises(TypeError, match=r"got a Confirmation: pass a single one as \[result\]"):
+        layer.save_pretrained(tmp_path / "a", results=made("cedar").confirmation_)
+    bad: list[tuple[Any, str]] = [
+        (["license"], "metadata must be a mapping such as"),
+        ({1: 2}, "the keys of metadata must be texts, got 1"),
+        *(({key: 3}, f"metadata..{key}.. must be a text or a list") for key in SEVERAL),
+        *(({key: {"x": 1}}, f"metadata..{key}.. must be a text or a list") for key in SEVERAL),
+        *(({key: [None]}, f"metadata..{key}.. must be a text or a list") for key in SEVERAL),
+        ({"license": ["mit"]}, "metadata..license.. must be a text, got"),
+        ({"model_name": 3}, "metadata..model_name.. must be a text, got 3"),
+    ]
+    for metadata, message in bad:
+        with pytest.raises(TypeError, match=message):
+            layer.save_pretrained(tmp_path / "a", metadata=metadata)
     assert not (tmp_path / "a").exists()
+
+
+SEVERAL = ("base_model", "datasets", "language", "metrics", "tags")
+
+
+def test_metadata_may_be_one_text_a_list_of_it_or_none(tmp_path: Path) -> None:
+    def card(**metadata: Any) -> str:
+        made("linear").save_pretrained(tmp_path, metadata=metadata)
+        return (tmp_path / "README.md").read_text()
+
+    plain = card()
+    for key in (*SEVERAL, "license", "model_name"):
+        assert card(**{key: None}) == plain
+    for key in SEVERAL:
+        assert card(**{key: "biology"}) == card(**{key: ["biology"]}) != plain
+        assert "- biology\n" in card(**{key: ("biology", "art")})
 
 
 def test_what_a_card_quotes_cannot_end_its_block(tmp_path: Path) -> None:
