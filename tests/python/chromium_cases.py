@@ -45,14 +45,17 @@ class Tab:
     def __init__(self, chromium: webdriver.Chrome, pages: dict[str, str]) -> None:
         self.chromium, self._pages = chromium, pages
 
-    def open(self, page: str, theme: str = "light", width: int = 1200, height: int = 800) -> Tab:
+    def open(self, page: str, theme: str = "light") -> Tab:
         name, _, fragment = page.partition("#")
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.resize(1200, 800)
         self.media(theme)
         self.chromium.get("about:blank")  # so that a fragment alone loads the page again
         self.chromium.get(self._pages[name] + (f"#{fragment}" if fragment else ""))
         return self
+
+    def resize(self, width: int, height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def media(self, theme: str, media: str = "") -> None:
         features = [{"name": "prefers-color-scheme", "value": theme}]

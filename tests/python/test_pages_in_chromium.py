@@ -364,8 +364,9 @@ SMALL = ((360, 800), (320, 425), (640, 200), (1200, 107))  # the last three: zoo
 
 @pytest.mark.parametrize("page", [*REPORTS, *BROWSERS])
 def test_small_windows_scroll_in_one_direction_and_nothing_overlaps(tab, page):
+    tab.open(page)
     for width, height in SMALL:
-        tab.open(page, width=width, height=height)
+        tab.resize(width, height)
         assert tab.run("document.documentElement.scrollWidth") <= width
         heights = tab.run("[...document.querySelectorAll('.bar strong, .bar label')]"
                           ".map((one) => one.offsetHeight)")  # fmt: skip

@@ -33,7 +33,7 @@ class RowExamples:
 
     def __init__(
         self,
-        items: Sequence[str] | None,
+        items: Sequence[str | None] | None,
         thumbnails: Sequence[Any] | None,
         longest: int,
         count: int | None,

@@ -32,7 +32,7 @@ def browse(
     names: AxisNames | None = None,
     words: Sequence[str] | None = None,
     text_embeddings: Any = None,
-    items: Sequence[str] | None = None,
+    items: Sequence[str | None] | None = None,
     thumbnails: Sequence[Any] | None = None,
     examples: int = 9,
     thumbnail_size: int = 64,
@@ -147,7 +147,9 @@ def browse(
     return path
 
 
-def _items(items: Sequence[str] | None, thumbnails: Sequence[Any] | None) -> Sequence[str] | None:
+def _items(
+    items: Sequence[str | None] | None, thumbnails: Sequence[Any] | None
+) -> Sequence[str | None] | None:
     if items is not None or thumbnails is None:
         return items
     if all(isinstance(one, (str, os.PathLike)) for one in thumbnails):
