@@ -13,7 +13,7 @@ def main() -> None:
         command = sys.argv[1] if sys.argv[1:] else ""
         extra = command if command in ("cedar", "exits") else "demo"
         for package in ("typer", "rich"):
-            require(package, extra=extra, feature=f"laplex {command}".strip())
+            require(package, extra=extra, feature="the laplex command")
     except ImportError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
