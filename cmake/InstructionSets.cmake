@@ -4,7 +4,7 @@ include(CheckCXXCompilerFlag)
 
 # Without LAPLEX_VECTORS (cpp/src/inline.hpp) a level would be the baseline again.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
-  message(WARNING "GCC ${CMAKE_CXX_COMPILER_VERSION} has no vector shuffles, so Laplex will give the same results several times slower: use GCC 12 or later, or Clang.")
+  message(WARNING "GCC ${CMAKE_CXX_COMPILER_VERSION} has no vector shuffles, so Laplex will compute more slowly: use GCC 12 or later, or Clang.")
 # Not under sanitizers: the levels are one code, and instrumented it takes four minutes a file to compile.
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND NOT MSVC AND NOT LAPLEX_SANITIZE)
   foreach(level "avx2;-mavx2" "avx512;-mavx512f;-mavx512vl;-mavx512bw;-mavx512dq;-mprefer-vector-width=512")

@@ -23,6 +23,8 @@ VERSIONS = {
 }
 CHANGELOG = "CHANGELOG.md"
 UNRELEASED = "## Unreleased"
+# A link of Markdown to another file of the repository.
+RELATIVE = r"\]\((?!https?:|#|mailto:)([^)\s]+)\)"
 # The format of these files demands an address or a name that the project does not have yet.
 PLACEHOLDER = "OWNER"
 WITH_PLACEHOLDER = (".github/ISSUE_TEMPLATE/config.yml", "tools/conda/recipe.yaml")
@@ -110,8 +112,28 @@ def check(root: Path, tag: str) -> None:
     for name in WITH_PLACEHOLDER:
         if PLACEHOLDER in (root / name).read_text(encoding="utf-8"):
             raise SystemExit(f"{name} still has the placeholder {PLACEHOLDER}: replace it")
-    if "[project.urls]" not in (root / "pyproject.toml").read_text(encoding="utf-8"):
-        raise SystemExit("pyproject.toml has no [project.urls]: add the repository's address")
+    address(root)
+    if "\nrepository-code: " not in (root / "CITATION.cff").read_text(encoding="utf-8"):
+        raise SystemExit("CITATION.cff has no repository-code: add the repository's address")
+    if found := re.search(RELATIVE, (root / "README.md").read_text(encoding="utf-8")):
+        raise SystemExit(f"README.md links to {found[1]}, which PyPI cannot find: make it absolute")
+
+
+def address(root: Path) -> str:
+    """The address of the repository."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    urls = re.search(r"(?ms)^\[project\.urls\]\n(.*?)(^\[|\Z)", text)
+    found = dict(re.findall(r'(?m)^(\w+) = "(https://\S+)"$', urls[1])) if urls else {}
+    for name in ("Repository", "Documentation", "Changelog", "Issues"):
+        if name not in found:
+            raise SystemExit(f"pyproject.toml has no {name} in [project.urls]: add its address")
+    return found["Repository"]
+
+
+def notes(root: Path, tag: str) -> str:
+    """The changelog's section of a tag; its links lead to the files of the tag."""
+    text = section(root, tag.removeprefix("v"))[1]
+    return re.sub(RELATIVE, rf"]({address(root)}/blob/{tag}/\1)", text)
 
 
 def main() -> None:
@@ -126,7 +148,7 @@ def main() -> None:
     if options.check:
         check(ROOT, options.check)
     elif options.notes:
-        print(section(ROOT, options.notes.removeprefix("v"))[1])
+        print(notes(ROOT, options.notes))
     else:
         write(ROOT, options.version, str(datetime.datetime.now(datetime.timezone.utc).date()))
 

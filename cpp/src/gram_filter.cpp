@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 namespace laplex::detail {
@@ -18,6 +19,9 @@ constexpr std::int64_t kSegments = 8 * kSide;
 /// The part of its variance down to which a point's D keeps ten digits in filter(); RootFilter
 /// takes some ten times as long.
 constexpr double kRootPart = 0x1p-20;
+
+/// The variance and the gain of points after one at which the filter ended.
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
 /// The points from which the runs side by side start, and where the line ends.
 struct Starts {
@@ -99,8 +103,11 @@ std::int64_t filter(GramLine& line, const Starts& starts, std::int64_t size, dou
         doubtful = k;
       }
     }
-    if (starts.count == 1 && !(line.variance[starts.first[0] + i] > 0.0)) {
-      return doubtful;
+    if (const std::int64_t k = starts.first[0] + i;
+        starts.count == 1 && !(line.variance[k] > 0.0)) {  // of a point of no observation: overflow
+      std::fill(line.variance.begin() + k + 1, line.variance.end(), kUnknown);
+      std::fill(line.gain.begin() + (k + 1) * J, line.gain.end(), kUnknown);
+      return doubtful < 0 ? k : doubtful;
     }
   }
   return doubtful;

@@ -2,7 +2,7 @@
 // and without the interpreter. Shapes and types are checked when the Python package traces a call.
 #include "jax.hpp"
 
-#include "xla_ffi.hpp"
+#include "jax_arrays.hpp"
 
 #include <laplex/laplex.hpp>
 
@@ -13,12 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <new>
-#include <numeric>
 #include <string>
-#include <string_view>
-#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -27,109 +23,8 @@ namespace py = pybind11;
 namespace laplex::python {
 namespace {
 
-using xla::Buffer;
-
 /// Of the one module that this process has loaded.
 PlanCache* plans = nullptr;
-
-bool is_double(const Buffer& array) {
-  return array.dtype == xla::kFloat64 || array.dtype == xla::kComplex128;
-}
-
-bool is_complex(const Buffer& array) {
-  return array.dtype == xla::kComplex64 || array.dtype == xla::kComplex128;
-}
-
-std::int64_t count(const Buffer& array) {
-  return std::accumulate(array.dims, array.dims + array.rank, std::int64_t(1), std::multiplies<>());
-}
-
-std::int64_t length(const Buffer& array) {
-  return array.dims[array.rank - 1];
-}
-
-Address address(const Buffer& array) {
-  return reinterpret_cast<Address>(array.data);
-}
-
-template <class F>
-auto with_numbers(const Buffer& array, const F& f) {
-  return is_double(array) ? f(static_cast<double*>(array.data))
-                          : f(static_cast<float*>(array.data));
-}
-
-/// An array of either precision as doubles, divided by `divisor`.
-class Doubles {
- public:
-  explicit Doubles(const Buffer& array, double divisor = 1.0) {
-    if (is_double(array) && divisor == 1.0) {
-      data_ = static_cast<const double*>(array.data);
-      return;
-    }
-    own_.resize(static_cast<std::size_t>(count(array)));
-    with_numbers(array, [&](const auto* from) {
-      std::transform(from, from + own_.size(), own_.begin(),
-                     [&](auto one) { return static_cast<double>(one) / divisor; });
-    });
-    data_ = own_.data();
-  }
-
-  [[nodiscard]] const double* data() const { return data_; }
-
- private:
-  const double* data_ = nullptr;
-  std::vector<double> own_;
-};
-
-/// Room for the doubles of a result of either precision; none for no result.
-class Room {
- public:
-  explicit Room(const Buffer* result) : result_(result) {
-    if (result != nullptr && !is_double(*result)) {
-      own_.resize(static_cast<std::size_t>(count(*result)));
-    }
-  }
-
-  [[nodiscard]] double* data() {
-    return result_ == nullptr    ? nullptr
-           : is_double(*result_) ? static_cast<double*>(result_->data)
-                                 : own_.data();
-  }
-
-  /// Writes the result, divided by `divisor`.
-  void finish(double divisor = 1.0) {
-    if (result_ == nullptr || (own_.empty() && divisor == 1.0)) {
-      return;
-    }
-    with_numbers(*result_, [&](auto* to) {
-      using T = std::remove_reference_t<decltype(*to)>;
-      std::transform(data(), data() + count(*result_), to,
-                     [&](double one) { return static_cast<T>(one / divisor); });
-    });
-  }
-
- private:
-  const Buffer* result_;
-  std::vector<double> own_;
-};
-
-const xla::Numbers& attribute(const xla::CallFrame& frame, std::string_view name) {
-  const xla::Attributes& all = frame.attributes;
-  for (std::int64_t k = 0; k < all.size; ++k) {
-    if (all.types[k] == xla::kArrayAttribute &&
-        std::string_view(all.names[k]->data, all.names[k]->size) == name) {
-      return *static_cast<const xla::Numbers*>(all.items[k]);
-    }
-  }
-  throw Error(ErrorCode::invalid_argument, "the call lacks the attribute " + std::string(name));
-}
-
-/// One number of an attribute of int64 or float64.
-template <class T>
-T number(const xla::CallFrame& frame, std::string_view name, std::size_t k) {
-  const xla::Numbers& all = attribute(frame, name);
-  return k < all.size ? static_cast<const T*>(all.data)[k] : T(0);
-}
 
 /// The kernel and the form of a call. Of the arguments, the first `before` are those of the call
 /// itself; the six arrays of the kernel follow, as far as bits of `present` say so. Anchors are
@@ -146,6 +41,7 @@ struct JaxCall {
       }
     }
     root = number<double>(frame, "numbers", 0);
+    require(*given[2], kPositive, "lengthscale must be positive and finite");
     kernel.is_double = is_double(*given[0]);
     kernel.heads = count(*given[2]);
     kernel.n = kernel.m = length(*given[0]);
@@ -267,6 +163,12 @@ double log_density_by_factor(const OneProcess& p, const ProcessGradients& gradie
   std::vector<double> loadings(width == 1 ? 0 : 2 * size);
   for (std::size_t i = 0; 2 * i < loadings.size(); ++i) {
     const double angle = *p.frequency * (p.anchors[i] - p.anchors[0]);
+    if (!std::isfinite(angle)) {
+      throw Error(
+          ErrorCode::invalid_argument,
+          "anchors must be finite, and so must their range times the frequency, but entry " +
+              std::to_string(i) + " is not: rescale the anchors");
+    }
     loadings[2 * i] = std::cos(angle);
     loadings[2 * i + 1] = std::sin(angle);
   }
@@ -346,9 +248,17 @@ void log_density(const xla::CallFrame& frame) {
   const auto present = number<std::int64_t>(frame, "options", 0);
   const Buffer* const* next = frame.arguments.items;
   const Buffer& shape = **next;
+  require(*next[2], kPositive, "lengthscale must be positive and finite");
+  require(*next[3], kPositive, "variance must be positive and finite");
   const Doubles values(**next++), anchors(**next++), lengthscale(**next++), variance(**next++);
   const Buffer* const given_frequency = (present & 1) != 0 ? *next++ : nullptr;
   const Buffer* const given_noise = (present & 2) != 0 ? *next++ : nullptr;
+  if (given_frequency != nullptr) {
+    require(*given_frequency, kAny, "frequency must be finite");
+  }
+  if (given_noise != nullptr) {
+    require(*given_noise, kNotNegative, "noise must be finite and not negative, as a variance");
+  }
   const Doubles frequency(given_frequency == nullptr ? shape : *given_frequency);
   const Doubles noise(given_noise == nullptr ? shape : *given_noise);
 

@@ -42,7 +42,7 @@ def to_scipy(plan: Plan) -> Any:
             f"plan must be a laplex.Plan, got {type(plan).__name__}: build one from the anchors (a "
             "LaplaceGram has a method to_scipy() of its own)"
         )
-    require("scipy.sparse.linalg", extra="all", feature="laplex.adapters.to_scipy")
+    require("scipy.sparse.linalg", extra="gp", feature="laplex.adapters.to_scipy")
     from .numpy.scipy_operator import PlanLinearOperator
 
     return PlanLinearOperator(plan)
@@ -70,7 +70,7 @@ def to_linear_operator(operator: LaplaceOperator) -> Any:
     TypeError
         If the kernel is complex and the operator was built without ``real_part=True``.
     """
-    require("linear_operator", extra="all", feature="laplex.adapters.to_linear_operator")
+    require("linear_operator", extra="gp", feature="laplex.adapters.to_linear_operator")
     from .torch.linear_operator import LaplaceLinearOperator
 
     return LaplaceLinearOperator.of(operator)

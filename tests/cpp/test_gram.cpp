@@ -398,5 +398,23 @@ TEST(Gram, SingularWithMoreAnchorsAtOnePlaceThanColumns) {
                "coincide, at 0.5");
 }
 
+// A filter that ends early used to leave the variances behind it as the memory was.
+TEST(Gram, AVarianceThatOverflowsAtAPointOfNoObservation) {
+  const double inf = std::numeric_limits<double>::infinity();
+  const std::vector<double> anchors = {0.0, 1.0, 2.0};
+  const std::vector<double> noise = {inf, 1.0, 1.0};
+  for (const std::int64_t width : {1, 2}) {
+    std::vector<double> loadings(static_cast<std::size_t>(3 * width), 1.0);
+    loadings[0] = 1e200;
+    Covariance c;
+    c.n = 3;
+    c.width = width;
+    c.anchors = anchors.data();
+    c.loadings = loadings.data();
+    c.noise = noise.data();
+    expect_error([&] { const Gram gram(c); }, ErrorCode::singular, "has variance");
+  }
+}
+
 }  // namespace
 }  // namespace laplex::tests

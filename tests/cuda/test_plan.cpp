@@ -373,6 +373,8 @@ TYPED_TEST(CudaPlan, SmallErrorsNameTheArgument) {
       "complex values with real_part: pass their real and imaginary parts as two rows");
   EXPECT_EQ(message_of([&] { plan.apply(real, -1, real, kStream); }, ErrorCode::invalid_argument),
             "rows must not be negative, got -1");
+  const OnDevice<T> values(v);
+  real.data = values.data();
   EXPECT_EQ(
       message_of(
           [&] { plan.apply(real, 1, real, kStream, Mode::plain, {Parity::even, {HUGE_VAL}}); },
@@ -716,7 +718,7 @@ TEST(Emulation, ACapturedUpdateThatHasNotRunLeavesThePlanAsItWas) {
   EXPECT_EQ(device_product<float>(plan, v, 1), before);
   EXPECT_EQ(message_of([&] { static_cast<void>(plan.holds(nullptr, nullptr, kStream)); },
                        ErrorCode::invalid_argument),
-            "targets is a null pointer");
+            "targets is a null pointer, but the sizes of this call say that it has 300 entries");
 }
 
 TEST(Emulation, MemoryThatIsNotAlignedIsRefused) {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,10 @@ from axe_core_python.selenium import Axe
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 import laplex.demo
+from chromium_cases import Tab, chromium_offline
 from laplex._support.html_pages import Table, render_page
 from laplex.cedar import CEDAR, browse, name_axes, report, top_examples
 from laplex.early_exit import report as exits_report
@@ -43,25 +42,8 @@ THEMES = ("light", "dark")
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
-    """A browser without a network, for all tests of this file."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    driver = shutil.which("chromedriver")
-    if found is None or driver is None:
-        pytest.fail("there is no Chromium with its chromedriver: make test-python installs them")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in ("--headless=new", "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-gpu"):
-        options.add_argument(argument)
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # which root has no right to
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "localhost,127.0.0.1")
-        service = webdriver.ChromeService(executable_path=driver)
-        browser = webdriver.Chrome(options=options, service=service)
-    yield browser
-    browser.quit()
+    with chromium_offline() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +76,10 @@ def pages(model, embeddings, names, tmp_path_factory) -> dict[str, str]:
     about: dict[str, Any] = {"names": names, "items": items, "title": HOSTILE[1]}
     browse(model, embeddings, out=folder / "texts.html", **about)
     browse(model, embeddings, out=folder / "pictures.html", thumbnails=pictures, **about)
-    browse(CEDAR(k=2, max_iter=3).fit(embeddings), embeddings, out=folder / "plain.html")
+    large = 1e4 * embeddings
+    odd = np.vstack([large, np.full((1, D), 1e30)])
+    without = [None, *[""] * ROWS]
+    browse(CEDAR(k=2, max_iter=3).fit(large), odd, out=folder / "plain.html", items=without)
     report(
         model, embeddings, out=folder / "cedar.html", compare=False, max_axes=4, names=names,
         items=items,
@@ -132,62 +117,6 @@ def _demo() -> str:
     for name in re.findall(r"\{\{ picture\((\w+)", template):
         values[name] = b""
     return render_page("laplex.demo", "report.html", extra="demo", title="Demo", **values)
-
-
-class Tab:
-    """A page in the browser."""
-
-    def __init__(self, chromium: webdriver.Chrome, pages: dict[str, str]) -> None:
-        self.chromium, self._pages = chromium, pages
-
-    def open(self, page: str, theme: str = "light", width: int = 1200) -> Tab:
-        name, _, fragment = page.partition("#")
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        self.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.media(theme)
-        self.chromium.get("about:blank")  # so that a fragment alone loads the page again
-        self.chromium.get(self._pages[name] + (f"#{fragment}" if fragment else ""))
-        return self
-
-    def media(self, theme: str, media: str = "") -> None:
-        features = [{"name": "prefers-color-scheme", "value": theme}]
-        self.chromium.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia", {"media": media, "features": features}
-        )
-
-    def run(self, script: str, *arguments: object) -> Any:
-        return self.chromium.execute_script(f"return {script}", *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.chromium.find_element(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str) -> str:
-        return str(self.run("document.querySelector(arguments[0])?.innerText ?? ''", selector))
-
-    def texts(self, selector: str) -> list[str]:
-        script = "[...document.querySelectorAll(arguments[0])].map((one) => one.innerText)"
-        return list(self.run(script, selector))
-
-    def keys(self, *keys: str) -> None:
-        for key in keys:
-            self.chromium.switch_to.active_element.send_keys(key)
-
-    def until(self, true: Callable[[], object]) -> None:
-        WebDriverWait(self.chromium, 20, poll_frequency=0.02).until(lambda _: true())
-
-    def search(self, query: str) -> None:
-        self.run("document.getElementById('query').value = arguments[0]", query)
-        self.run("document.getElementById('query').dispatchEvent(new Event('input'))")
-
-    def listed(self) -> list[int]:
-        """The numbers of the axes in view."""
-        return [int(one.split()[1].replace(",", "")) for one in self.texts(".option .number")]
-
-    def focused(self) -> str:
-        return str(self.run("document.activeElement.id || document.activeElement.tagName"))
-
-    def complaints(self) -> list[str]:
-        return [one["message"] for one in self.chromium.get_log("browser")]
 
 
 @pytest.fixture
@@ -233,8 +162,9 @@ def test_searches_names_and_filters(tab, model):
     tab.open("texts")
     tab.search("UP 1")  # upper and lower case are the same
     assert sorted(tab.listed()) == list(range(10, 20))
-    tab.search("12")
-    assert tab.listed()[0] == 12
+    for query in ("12", "axis 12", "Axis 12"):
+        tab.search(query)
+        assert tab.listed()[0] == 12, query
     tab.search("no such name")
     assert (tab.listed(), tab.text("#status")) == ([], f"0 of {D} axes")
     tab.search("")
@@ -284,9 +214,12 @@ def test_searches_rows_by_number_and_text(tab):
     assert tab.text("#status") == "3,000 of 3,000 rows"
     assert 8 < len(tab.texts(".option")) < 40  # only those in view are in the page
     assert tab.find(".option").get_attribute("aria-setsize") == "3000"
-    tab.search("2717")
-    tab.until(lambda: tab.text("#status") == "1 of 3,000 rows")
-    assert tab.listed() == [2717]
+    for query in ("2717", "row 2717", "Row 2,717"):
+        tab.search("no such text")
+        tab.until(lambda: tab.listed() == [])
+        tab.search(query)
+        tab.until(lambda: tab.text("#status") == "1 of 3,000 rows")
+        assert tab.listed() == [2717], query
     tab.search("number 27")
     tab.until(lambda: tab.text("#status") == "111 of 3,000 rows")
     tab.find("#query").send_keys(Keys.ENTER)
@@ -304,6 +237,8 @@ def test_fragments_lead_to_axes_and_rows_and_back(tab):
     tab.chromium.back()
     tab.until(lambda: tab.text("#shown h2").startswith("Axis 12"))
     assert tab.chromium.title.startswith("Axis 12 – ")
+    opened = ".option.active[aria-selected=true] .number"  # where the keys of the list start
+    tab.until(lambda: tab.text(opened) == "Axis 12")
     for nowhere in ("axis-24", "row-3000", "axis--1", "axis-1e3", "<img src=x>", "axis-1</script>"):
         tab.open(f"texts#{nowhere}")
         assert tab.text("#shown") == ""
@@ -383,6 +318,22 @@ def test_thumbnails_are_drawn_without_loss(tab):
     np.testing.assert_array_equal(drawn, expected)
 
 
+def test_numbers_of_any_size_are_readable(tab):
+    tab.open("plain#row-5")
+    values = tab.texts("#shown td:nth-child(2)")
+    assert len(values) == 2  # not rounded to 0 beside the row of 1e30
+    assert all(re.fullmatch(r"−?(\d,\d{3}|\d\d,\d00)", value) for value in values)
+    tab.open(f"plain#row-{ROWS}")
+    assert all("e+" in value for value in tab.texts("#shown td:nth-child(2)"))
+
+
+def test_rows_without_a_text_are_named_by_their_number(tab):
+    tab.open("plain#axis-1")
+    assert all(re.fullmatch(r"row [\d,]+", one) for one in tab.texts(".end li a"))
+    tab.find("label[for=mode-rows]").click()
+    assert tab.texts(".option .second")[:2] == ["", ""]
+
+
 def test_what_is_not_known_is_not_offered(tab):
     tab.open("plain#axis-1")
     options = tab.texts("#sort option")
@@ -408,10 +359,24 @@ def test_nobody_is_shut_out(tab, page):
     assert tab.complaints() == []
 
 
+SMALL = ((360, 800), (320, 425), (640, 200), (1200, 107))  # the last three: zoomed by 200 to 400 %
+
+
 @pytest.mark.parametrize("page", [*REPORTS, *BROWSERS])
-def test_narrow_windows_scroll_in_one_direction(tab, page):
-    tab.open(page, width=360)
-    assert tab.run("document.documentElement.scrollWidth") <= 360
+def test_small_windows_scroll_in_one_direction_and_nothing_overlaps(tab, page):
+    tab.open(page)
+    for width, height in SMALL:
+        tab.resize(width, height)
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        heights = tab.run("[...document.querySelectorAll('.bar strong, .bar label')]"
+                          ".map((one) => one.offsetHeight)")  # fmt: skip
+        assert max(heights) < 40, "a word of the head is broken"
+        if page in BROWSERS and height < 800:
+            assert tab.run("document.querySelector('#list').clientHeight") > 150
+            edge = "document.querySelector('%s').getBoundingClientRect().%s"
+            assert tab.run(edge % ("#list", "bottom")) <= tab.run(edge % ("#detail", "top"))
+            scrolled = "((one) => one.scrollHeight > one.clientHeight)"
+            assert not tab.run(f"{scrolled}(document.querySelector('#detail'))")
 
 
 @pytest.mark.parametrize("page", ["cedar", "texts"])

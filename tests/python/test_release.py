@@ -23,7 +23,17 @@ assert spec.loader is not None
 release = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(release)
 
-FILES = (*release.VERSIONS, *release.WITH_PLACEHOLDER, release.CHANGELOG, "pyproject.toml")
+FILES = (
+    *release.VERSIONS,
+    *release.WITH_PLACEHOLDER,
+    release.CHANGELOG,
+    "pyproject.toml",
+    "README.md",
+)
+ADDRESS = "https://example.org/laplex"
+URLS = "".join(
+    f'{name} = "{ADDRESS}"\n' for name in ("Repository", "Documentation", "Changelog", "Issues")
+)
 CURRENT = release.versions(ROOT)["CMakeLists.txt"]
 VERSIONS = st.tuples(*3 * [st.integers(0, 30)]).map(lambda parts: ".".join(map(str, parts)))
 HIGHER = VERSIONS.filter(lambda version: release.numbers(version) > release.numbers(CURRENT))
@@ -40,7 +50,11 @@ def project() -> Iterator[Path]:
             shutil.copy(ROOT / name, root / name)
         for name in release.WITH_PLACEHOLDER:
             release.edit(root / name, lambda text: text.replace(release.PLACEHOLDER, "somebody"))
-        release.edit(root / "pyproject.toml", lambda text: f"{text}[project.urls]\n")
+        release.edit(root / "pyproject.toml", lambda text: f"{text}\n[project.urls]\n{URLS}")
+        release.edit(root / "CITATION.cff", lambda text: f"{text}repository-code: {ADDRESS}\n")
+        release.edit(
+            root / "README.md", lambda text: re.sub(release.RELATIVE, rf"]({ADDRESS}/\1)", text)
+        )
         news = f"{release.UNRELEASED}\n\n- News.\n"
         release.edit(
             root / release.CHANGELOG, lambda text: text.replace(release.UNRELEASED, news, 1)
@@ -89,7 +103,10 @@ def test_a_tag_that_is_not_the_version_is_refused(version: str, tag: str, date: 
         ("tools/conda/recipe.yaml", '"99.0.0"', '"98.0.0"', "recipe.yaml has 98.0.0"),
         ("tools/conda/recipe.yaml", "- somebody", "- OWNER", "has the placeholder"),
         ("CHANGELOG.md", "## 99.0.0 (", "## 99.0.1 (", "has no section 99.0.0"),
-        ("pyproject.toml", "[project.urls]", "", r"has no \[project.urls\]"),
+        ("pyproject.toml", "[project.urls]", "# [project.urls]", "has no Repository"),
+        ("pyproject.toml", "Changelog = ", "Changes = ", "has no Changelog"),
+        ("CITATION.cff", "repository-code", "repository", "has no repository-code"),
+        ("README.md", f"]({ADDRESS}/SECURITY.md)", "](SECURITY.md)", "links to SECURITY.md"),
     ],
 )
 def test_a_file_that_disagrees_is_refused(name: str, before: str, after: str, message: str) -> None:
@@ -125,3 +142,14 @@ def test_a_version_cannot_be_released_twice() -> None:
         release.write(root, "98.0.0", "2030-01-02")
         with pytest.raises(SystemExit, match=r"has a section .* already"):
             release.write(root, "98.0.0", "2030-01-03")
+
+
+def test_links_of_the_notes_lead_to_the_files_of_the_tag() -> None:
+    with project() as root:
+        news = "[a](docs/a.md#b), [c](https://example.com), [d](#e)"
+        release.edit(root / release.CHANGELOG, lambda text: text.replace("- News.", news, 1))
+        release.write(root, "99.0.0", "2030-01-02")
+        found = release.notes(root, "v99.0.0")
+        assert found.startswith(
+            f"[a]({ADDRESS}/blob/v99.0.0/docs/a.md#b), [c](https://example.com), [d](#e)"
+        )

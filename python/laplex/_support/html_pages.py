@@ -62,7 +62,8 @@ def render_page(package: str, template: str, *, extra: str, **values: Any) -> st
     environment.filters["content_hash"] = _content_hash
     environment.filters["with_sections"] = _with_sections
     page: str = environment.get_template(template).render(values)
-    return page.encode("utf-8", "replace").decode("utf-8")  # names of files may be no UTF-8
+    # Names of files may be no UTF-8, and HTML has no NUL.
+    return page.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
 
 
 def png_of(figure: Figure) -> bytes:

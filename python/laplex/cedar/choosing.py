@@ -118,7 +118,7 @@ class KChoice:
             If matplotlib is not installed.
         """
         if axes is None:
-            pyplot = require("matplotlib.pyplot", "report", feature="KChoice.plot")
+            pyplot = require("matplotlib.pyplot", "cedar", feature="KChoice.plot")
             axes = pyplot.subplots(figsize=(6, 4))[1]
         for name, values in (
             ("held-out FVE", self.fve),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from laplex._support.arguments import one_of
+from laplex._support.figure_text import figure_text
 from laplex._support.optional import require
 from laplex._support.text_tables import aligned
 
@@ -107,7 +108,7 @@ class Match:
         """
         n = whole("n", n)
         bars = [
-            (f"{axis} {name}".strip(), part)
+            (f"{axis} {figure_text(name) if name else ''}".strip(), part)
             for axis, name, part in zip(
                 self.axes[:n], self.names[:n], self.contributions[:n], strict=True
             )

@@ -33,7 +33,7 @@ class RowExamples:
 
     def __init__(
         self,
-        items: Sequence[str] | None,
+        items: Sequence[str | None] | None,
         thumbnails: Sequence[Any] | None,
         longest: int,
         count: int | None,
@@ -54,10 +54,11 @@ class RowExamples:
                 )
 
     def text(self, row: int) -> str | None:
-        """Return the text of a row on one line; None without texts."""
-        if self.items is None:
+        """Return the text of a row on one line; None if it has none."""
+        text = None if self.items is None else self.items[row]
+        if text is None:
             return None
-        line = " ".join(str(self.items[row]).split())
+        line = " ".join(str(text).split())
         return line if len(line) <= self._longest else line[: self._longest - 1] + "…"
 
     def picture(self, row: int, side: int = 112) -> tuple[str, bool] | None:

@@ -101,6 +101,7 @@ def __getattr__(name: str) -> Any:
         module, needed = _HOME[name]
     except KeyError:
         raise AttributeError(f"module 'laplex.gram' has no attribute {name!r}") from None
+    require("torch", extra="torch", feature=f"laplex.gram.{name}")
     if needed is not None:
         require(needed[0], extra=needed[1], feature=f"laplex.gram.{name}")
     value = getattr(import_module(module, __name__), name)

@@ -342,7 +342,7 @@ class LaplaceGram(Gaussian):
         ValueError
             If A is a batch of matrices.
         """
-        require("scipy.sparse.linalg", extra="all", feature="LaplaceGram.to_scipy")
+        require("scipy.sparse.linalg", extra="gp", feature="LaplaceGram.to_scipy")
         from .scipy_operator import GramLinearOperator
 
         return GramLinearOperator(self.detach().to("cpu"), inverse=inverse)

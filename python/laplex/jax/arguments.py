@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ def array(name: str, value: object) -> Any:
         raise TypeError(
             f"{name} must be a JAX or NumPy array, got {type(value).__name__}: use jnp.asarray"
         )
+    if isinstance(value, jax.Array):
+        return value
+    if value.dtype.kind not in "biufcV":  # V: also bfloat16
+        raise TypeError(f"{name} has dtype {value.dtype}, but must have numbers")
     return jnp.asarray(value)
 
 
@@ -51,18 +55,28 @@ def same_length(name: str, value: Any, size: int, remedy: str) -> None:
         )
 
 
-def parameter(name: str, value: object) -> Any:
+def is_number(value: object) -> TypeGuard[Real]:
+    """Whether this is a real number of Python or NumPy, and no array."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def parameter(
+    name: str, value: object, check: Callable[[str, float], object] = kernel_number
+) -> Any:
     """Check a number, or an array of float32 or float64, and return it as an array.
 
-    It is float64 where ``jax_enable_x64`` is set. Numbers are checked for their range, too.
+    It is float64 where ``jax_enable_x64`` is set. ``check`` refuses numbers that are out of range.
     """
-    if isinstance(value, (Real, np.generic)) and not isinstance(value, (bool, np.bool_)):
-        number = float(value)
-        kernel_number(name, number)
+    if is_number(value):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be finite, got an integer beyond any float") from None
+        check(name, number)
         return jnp.asarray(number)
     if not isinstance(value, (jax.Array, np.ndarray)):
         raise TypeError(f"{name} must be a float or an array, got {type(value).__name__}")
-    checked = jnp.asarray(value)
+    checked = array(name, value)
     if checked.dtype not in (np.float32, np.float64):
         raise TypeError(
             f"{name} has dtype {checked.dtype}, but must be a float, or an array of float32 or "

@@ -7,11 +7,11 @@ from math import prod
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.interpreters import ad
 
-from .arguments import aligned, parameter, same_length, vector
+from .._support.arguments import not_negative, positive
+from .arguments import aligned, is_number, parameter, same_length, vector
 from .form import leading
 from .primitive import core_call, is_zero, map_by_leading_dimensions, primitive
 
@@ -65,12 +65,12 @@ def log_prob(
     TypeError
         If an argument is not an array, or dtypes do not match.
     ValueError
-        If shapes do not match, or a lengthscale that is a Python number is out of range.
+        If shapes do not match, or a Python number is out of range.
     NotImplementedError
         If the arrays are not on the CPU, or a second derivative is requested.
     jax.errors.JaxRuntimeError or ValueError
-        If numbers in arrays are out of range, or a matrix is singular. This is known only when XLA
-        computes, which may be after this function has returned.
+        If numbers in arrays are out of range, such as a negative variance, or a matrix is singular.
+        This is known only when XLA computes, which may be after this function has returned.
 
     Notes
     -----
@@ -99,9 +99,9 @@ def log_prob(
         )
     n = v.shape[-1]
     same_length("anchors", x, n, "pass one anchor per value")
-    still = not isinstance(frequency, (Array, np.ndarray)) and frequency == 0
-    silent = not isinstance(noise, (Array, np.ndarray)) and noise == 0
-    variances = None if silent else parameter("noise", noise)
+    still = is_number(frequency) and frequency == 0
+    silent = is_number(noise) and noise == 0
+    variances = None if silent else parameter("noise", noise, not_negative)
     if variances is not None:
         variances = variances[None] if variances.ndim == 0 else variances
         if variances.shape[-1] != 1:
@@ -110,7 +110,7 @@ def log_prob(
         "values": v,
         "anchors": x,
         "lengthscale": parameter("lengthscale", lengthscale),
-        "variance": parameter("variance", variance),
+        "variance": parameter("variance", variance, positive),
         "frequency": None if still else parameter("frequency", frequency),
         "noise": variances,
     }

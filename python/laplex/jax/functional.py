@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from .._support.profiles import profile_of
 from .._support.sides import side_number
-from .arguments import aligned, array, parameter, same_length, vector
+from .arguments import aligned, array, is_number, parameter, same_length, vector
 from .form import TRAILING, Form
 from .product import product
 
@@ -116,7 +115,7 @@ def matvec(
     if v.ndim == 0:
         raise ValueError("values is a scalar, but must have shape [..., m]: pass values[None]")
     same_length("values", v, m, "pass one value per source")
-    still = not isinstance(frequency, (Array, np.ndarray)) and frequency == 0
+    still = is_number(frequency) and frequency == 0
     theta, phi = (
         None if phase is None else vector(name, phase, count, x.dtype)
         for name, phase, count in (

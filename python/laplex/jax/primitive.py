@@ -6,7 +6,7 @@ A primitive of its own, unlike ``jax.ffi.ffi_call``, has rules for its derivativ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -43,7 +43,13 @@ def primitive(
         found = results(tuple((a.shape, a.dtype) for a in arrays), tuple(parameters.items()))
         return found if multiple_results else found[0]
 
-    made.def_impl(jax.jit(made.bind, static_argnames=static))
+    compiled = jax.jit(made.bind, static_argnames=static)
+
+    def run(*arrays: Any, **parameters: Any) -> Any:
+        with jax.disable_jit(False):  # nothing but compiled code can call the core
+            return compiled(*arrays, **parameters)
+
+    made.def_impl(run)
     made.def_abstract_eval(shapes_of)
     mlir.register_lowering(made, _refuse)
     lowering = mlir.lower_fun(implementation, multiple_results=multiple_results)
@@ -66,7 +72,6 @@ def core_call(
     numbers: Sequence[float] = (),
 ) -> list[Any]:
     """Call a function of the core on arrays; ``results`` are the shapes and dtypes of its own."""
-    _register()
     shapes = [jax.ShapeDtypeStruct(tuple(shape), dtype) for shape, dtype in results]
     call = jax.ffi.ffi_call(name, shapes)
     found: list[Any] = list(
@@ -75,10 +80,9 @@ def core_call(
     return found
 
 
-@cache
-def _register() -> None:
-    for name, target in _core.jax_targets().items():
-        jax.ffi.register_ffi_target(name, target, platform="cpu")
+# On import, because functions that jax.export has written do not trace a call.
+for _name, _target in _core.jax_targets().items():
+    jax.ffi.register_ffi_target(_name, _target, platform="cpu")
 
 
 # --- rules ----------------------------------------------------------------------------------------

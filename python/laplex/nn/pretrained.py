@@ -38,9 +38,10 @@ def _fit_error(value: Any) -> float | None:
     """Return the error of a fit as a number of JSON, checked in the same way on both ways."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not 0 <= number < math.inf:
         raise ValueError(f"fit_error must be a finite number of at least 0 or None, got {value!r}")
-    return float(value)
+    return number
 
 
 class PretrainedLayer(Pretrained):

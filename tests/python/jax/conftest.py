@@ -1,4 +1,4 @@
-"""Double precision for these tests alone: the setting belongs to the whole process."""
+"""Settings of JAX for these tests alone: they belong to the whole process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
+def settings() -> Iterator[None]:
+    """Double precision, and quick compilation: each test runs its code a few times only."""
+    names = ("jax_enable_x64", "jax_disable_most_optimizations")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name in names:
+        jax.config.update(name, True)
     yield
-    jax.config.update("jax_enable_x64", before)
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -20,6 +20,7 @@ log_prob = laplex.jax.log_prob
 N = 6
 #: Which of them depends on the version of JAX, and on whether it waits for the result.
 FROM_XLA = (jax.errors.JaxRuntimeError, ValueError)
+compiled = jax.jit(log_prob)
 NAMES = ("values", "anchors", "lengthscale", "variance", "frequency", "noise")
 
 
@@ -169,6 +170,9 @@ def test_nothing_observed(shape):
         ({"noise": np.ones(2)}, ValueError, "noise has 2 entries.*must have 3"),
         ({"noise": "0.1"}, TypeError, "noise must be a float or an array"),
         ({"lengthscale": -1.0}, ValueError, "lengthscale must be positive"),
+        ({"variance": -0.05, "noise": 1.0}, ValueError, "variance must be positive.*got -0.05"),
+        ({"noise": float("inf")}, ValueError, "noise must be at least 0 and finite, got inf"),
+        ({"noise": 0j}, TypeError, "noise must be a float or an array, got complex"),
         ({"variance": np.ones(2), "lengthscale": np.ones(3)}, ValueError, "do not broadcast"),
     ],
 )
@@ -180,19 +184,24 @@ def test_bad_arguments_name_themselves(change, error, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"anchors": np.array([0.0, np.inf])}, "anchors"),
-        ({"lengthscale": np.array(0.0)}, "lengthscale must be positive"),
-        ({"noise": np.array(-1.0)}, "noise must"),
-        ({"anchors": np.zeros(2)}, "singular"),
+        ({"anchors": np.full(N, np.inf)}, "anchors must be finite"),
+        ({"frequency": 1e308, "anchors": 1e3 * np.arange(N)}, "anchors.*range times the frequency"),
+        ({"lengthscale": 0.0}, "lengthscale must be positive and finite, got 0"),
+        (
+            {"variance": -0.05, "noise": np.ones(1)},
+            "variance must be positive and finite, got -0.0",
+        ),
+        ({"variance": np.nan}, "variance must be positive and finite, got nan"),
+        ({"frequency": np.nan}, "frequency must be finite, got nan"),
+        ({"noise": np.array([-1.0])}, "noise must be finite and not negative.*got -1"),
+        ({"noise": np.array([np.inf])}, "noise must be finite and not negative.*got inf"),
+        ({"anchors": np.zeros(N), "noise": np.zeros(1)}, "singular"),
     ],
 )
 def test_bad_numbers_raise_when_xla_computes(change, message):
-    with pytest.raises(
-        (jax.errors.JaxRuntimeError, ValueError), match=message
-    ):  # of JAX's versions
-        jax.block_until_ready(
-            log_prob(**{"values": np.ones(2), "anchors": np.arange(2.0), **change})
-        )
+    own = problem() | {name: np.asarray(each) for name, each in change.items()}
+    with pytest.raises(FROM_XLA, match=message):
+        jax.block_until_ready(compiled(**own))
 
 
 def test_there_is_no_second_derivative():

@@ -347,6 +347,15 @@ def test_threads_share_the_core():
         ({"lengthscale": 0.0}, ValueError, "lengthscale must be positive and finite, got 0"),
         ({"lengthscale": "1"}, TypeError, "lengthscale must be a float or an array, got str"),
         ({"lengthscale": np.array(2)}, TypeError, "lengthscale has dtype int"),
+        (
+            {"lengthscale": np.complex64(1 + 2j)},
+            TypeError,
+            "lengthscale must be a float.*complex64",
+        ),
+        ({"lengthscale": np.str_("2")}, TypeError, "lengthscale must be a float.*got str_"),
+        ({"lengthscale": 10**400}, ValueError, "lengthscale must be finite"),
+        ({"frequency": False}, TypeError, "frequency must be a float or an array, got bool"),
+        ({"values": np.array(["1"] * 4)}, TypeError, "values has dtype <U1"),
         ({"lengthscale": np.ones(3), "targets": np.ones((2, 4))}, ValueError, "do not broadcast"),
         ({"frequency": float("inf")}, ValueError, "frequency must be finite"),
         ({"real_part": "yes"}, TypeError, "real_part must be True or False"),
@@ -364,15 +373,28 @@ def test_bad_arguments_name_themselves(change, error, message):
     ("change", "message"),
     [
         ({"targets": np.array([0.0, np.nan])}, "targets.*NaN"),
-        ({"lengthscale": np.array(-1.0)}, "lengthscale must be positive"),
+        # The core's own lengthscale is this one divided by sqrt(3).
+        ({"lengthscale": np.array(-1.0), "kernel": "matern32"}, "lengthscale must.*got -1$"),
     ],
 )
 def test_bad_numbers_in_arrays_raise_when_xla_computes(change, message):
     arguments = {"values": np.ones(2), "targets": np.ones(2), **change}
-    with pytest.raises(
-        (jax.errors.JaxRuntimeError, ValueError), match=message
-    ):  # of JAX's versions
+    with pytest.raises(FROM_XLA, match=message):
         jax.block_until_ready(matvec(**arguments))
+
+
+def test_without_jit():
+    """By the switch of JAX for debugging."""
+    x, v = np.array([0.0, 0.4, 1.0]), np.array([1.0, -0.5, 2.0])
+
+    def product_and_gradients():
+        return jax.vjp(matvec, v, x)[1](matvec(v, x))
+
+    expected = product_and_gradients()
+    with jax.disable_jit():
+        found = product_and_gradients()
+    for one, other in zip(found, expected, strict=True):
+        assert_same_bits(np.asarray(one), np.asarray(other))
 
 
 def test_a_gpu_is_refused():

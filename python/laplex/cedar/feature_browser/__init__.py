@@ -32,7 +32,7 @@ def browse(
     names: AxisNames | None = None,
     words: Sequence[str] | None = None,
     text_embeddings: Any = None,
-    items: Sequence[str] | None = None,
+    items: Sequence[str | None] | None = None,
     thumbnails: Sequence[Any] | None = None,
     examples: int = 9,
     thumbnail_size: int = 64,
@@ -64,8 +64,8 @@ def browse(
     text_embeddings : array, Tensor or memory map ``[m, d]``, optional
         Embeddings of the words, as in `name_axes`.
     items : sequence of str ``[n]``, optional
-        Texts of the rows. They are cut off after 500 characters. Where the thumbnails are paths,
-        the default is the names of the files.
+        Texts of the rows; None for a row without one. They are cut off after 500 characters. Where
+        the thumbnails are paths, the default is the names of the files.
     thumbnails : sequence ``[n]``, optional
         Pictures of the rows: paths, PIL images, or arrays ``[h, w]``, ``[h, w, 3]`` or
         ``[h, w, 4]`` of uint8 or of floats from 0 to 1. Only those of the examples are read.
@@ -100,10 +100,11 @@ def browse(
     Names and texts are shown as they are and never run as markup or script; a
     Content-Security-Policy of the page forbids everything but its own script and style.
 
-    The file takes :math:`16 k / 3` bytes for the code of a row, plus its text, some 600 bytes for
-    each axis, and about a kilobyte for each different row among the examples if there are
-    thumbnails of 64 pixels. Coefficients of rows are stored in half precision, which shows three
-    digits. For millions of rows, pass a sample of them. Memory is O(n k + axes d).
+    The file takes :math:`(16 k + 32) / 3` bytes for the code of a row, plus its text, some 600
+    bytes for each axis, and about a kilobyte for each different row among the examples if there are
+    thumbnails of 64 pixels. Coefficients of rows are stored in half precision with a scale for each
+    row, which shows three digits. For millions of rows, pass a sample of them. Memory is
+    O(n k + axes d).
 
     Examples
     --------
@@ -146,7 +147,9 @@ def browse(
     return path
 
 
-def _items(items: Sequence[str] | None, thumbnails: Sequence[Any] | None) -> Sequence[str] | None:
+def _items(
+    items: Sequence[str | None] | None, thumbnails: Sequence[Any] | None
+) -> Sequence[str | None] | None:
     if items is not None or thumbnails is None:
         return items
     if all(isinstance(one, (str, os.PathLike)) for one in thumbnails):

@@ -8,10 +8,16 @@
 (() => {
 const $ = (id) => document.getElementById(id);
 const meta = JSON.parse($("meta").textContent);
-const ITEM = 56; // height of an item of the list in pixels, as in browser.css
+/* Height of an item of the list in pixels: as in browser.css, and so as large as the reader's letters. */
+const ITEM = 3.5 * parseFloat(getComputedStyle(document.documentElement).fontSize);
 const whole = new Intl.NumberFormat("en");
 const percent = (share) => `${(100 * share).toPrecision(share >= 0.1 ? 3 : 2)} %`;
-const decimal = (value) => value.toPrecision(3).replace(/^-/, "−");
+const thousands = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+/** Return a number with three digits: 0.00123, 1.20, 38,700 and, from a million on, 3.87e+6. */
+function decimal(value) {
+  const large = Math.abs(value) >= 999.5 && Math.abs(value) < 999500;
+  return (large ? thousands.format(value) : value.toPrecision(3)).replace(/^-/, "−");
+}
 
 /* ------------------------------------------------------------------------------------ the data */
 
@@ -56,14 +62,15 @@ function codeOf(row) {
   return ofRow("codes", row, (base64) => {
     const raw = bytes(base64);
     const Index = meta.axes <= 65536 ? Uint16Array : Uint32Array;
-    const count = raw.length / (Index.BYTES_PER_ELEMENT + 2);
-    const axes = new Index(raw.buffer, 0, count);
-    const halves = new Uint16Array(raw.buffer, axes.byteLength, count);
+    const rows = raw.length / (8 + meta.k * (Index.BYTES_PER_ELEMENT + 2));
+    const scales = new Float64Array(raw.buffer, 0, rows);
+    const axes = new Index(raw.buffer, 8 * rows, rows * meta.k);
+    const halves = new Uint16Array(raw.buffer, axes.byteOffset + axes.byteLength, rows * meta.k);
     const codes = [];
-    for (let start = 0; start < count; start += meta.k) {
+    for (let row = 0; row < rows; row++) {
       const code = [];
-      for (let place = start; place < start + meta.k; place++) {
-        if (halves[place] & 0x7fff) code.push([axes[place], half(halves[place]) * meta.scale]);
+      for (let place = row * meta.k; place < (row + 1) * meta.k; place++) {
+        if (halves[place] & 0x7fff) code.push([axes[place], half(halves[place]) * scales[row]]);
       }
       codes.push(code.sort((one, other) => Math.abs(other[1]) - Math.abs(one[1])));
     }
@@ -208,8 +215,12 @@ const opened = (kind) => (number) => shown.kind === kind && shown.number === num
 const say = (found, total, what) =>
   ($("status").textContent = `${whole.format(found)} of ${whole.format(total)} ${what}`);
 
+/** Return the number that a query asks for, written as in the list or alone; -1 if there is none. */
+const numberIn = (query) =>
+  Number(new RegExp(`^(?:${mode()}\\s*)?(\\d+)$`).exec(query.replaceAll(",", ""))?.[1] ?? -1);
+
 function searchAxes(query) {
-  const number = /^\d+$/.test(query) ? Number(query) : -1;
+  const number = numberIn(query);
   const found = order($("sort").value).filter((axis) =>
     (!query || axis === number || keys[axis].includes(query))
     && (!$("named").checked || keys[axis] !== "")
@@ -230,8 +241,8 @@ async function searchRows(query) {
     return say(meta.rows, meta.rows, "rows");
   }
   const found = [];
-  const number = Number(query);
-  if (/^\d+$/.test(query) && number < meta.rows) found.push(number);
+  const number = numberIn(query);
+  if (number >= 0 && number < meta.rows) found.push(number);
   let pause = performance.now() + 10;
   for (let row = 0; row < meta.rows && meta.texts; row++) {
     if (row !== found[0] && folded(textOf(row) ?? "").includes(query)) found.push(row);
@@ -296,7 +307,7 @@ function example(row, value) {
     link.append(picture(row) ?? "", make("span", { class: "note" }, decimal(value)));
     return link;
   }
-  link.append(isolated(text ?? `row ${whole.format(row)}`));
+  link.append(isolated(text || `row ${whole.format(row)}`));
   return make("li", {}, make("span", { class: "code" }, decimal(value)), link);
 }
 
@@ -383,7 +394,9 @@ function show({ focus = true } = {}) {
   const page = there ? (kind === "axis" ? axisPage(number) : rowPage(number)) : [];
   $("shown").replaceChildren(...page.filter((element) => element !== null));
   document.title = there ? `${kind === "axis" ? "Axis" : "Row"} ${number} – ${meta.title}` : meta.title;
-  list.render();
+  const place = mode() === kind ? list.items.indexOf(number) : -1;
+  if (place < 0) list.render();
+  else list.move(place);
   if (!there) return;
   $("detail").scrollTop = 0;
   if (getComputedStyle($("detail")).overflowY === "visible") $("detail").scrollIntoView();

@@ -38,8 +38,6 @@ def render(
     """Render the browser as HTML, as `laplex.cedar.browse` describes it."""
     count, k = contents.entries.shape
     known = known_axes(cedar, names)
-    largest = float(contents.limits.max())
-    scale = largest / 1024 if largest > 0 else 1.0  # in the middle of the range of float16
     pictures, rough = _pictures(rows, contents, thumbnail_size, progress)
     meta = {
         "title": title,
@@ -50,7 +48,6 @@ def render(
         "bins": BINS,
         "similar": SIMILAR,
         "examples": contents.examples.positive.shape[1],
-        "scale": scale,
         "texts": rows.items is not None,
         "pictures": rows.thumbnails is not None,
         "rough": rough,
@@ -73,7 +70,7 @@ def render(
         enough_starts=MIN_STARTS,
         texts=rows.items is not None,
         contents=[("meta", _json(meta)), *arrays.items()],
-        blocks=_blocks(contents, rows, pictures, scale),
+        blocks=_blocks(contents, rows, pictures),
     )
 
 
@@ -114,7 +111,7 @@ def _arrays(cedar: CEDAR, contents: Contents, known: Sequence[bool | None]) -> d
 
 
 def _blocks(
-    contents: Contents, rows: RowExamples, pictures: dict[int, str], scale: float
+    contents: Contents, rows: RowExamples, pictures: dict[int, str]
 ) -> Iterator[tuple[str, str]]:
     """Yield the blocks of rows: codes, texts and pictures, by name."""
     count = len(contents.entries)
@@ -122,8 +119,12 @@ def _blocks(
     for number, start in enumerate(range(0, count, BLOCK)):
         block = range(start, min(start + BLOCK, count))
         axes = contents.entries[block.start : block.stop].astype(index)
-        halves = (contents.values[block.start : block.stop] / scale).astype("<f2")
-        yield f"codes-{number}", _base64(axes, halves)
+        values = contents.values[block.start : block.stop]
+        # A scale for each row, so that an outlier does not round the others to 0. The largest value
+        # of a row becomes 1024, in the middle of the range of float16.
+        largest = np.abs(values).max(axis=1, keepdims=True, initial=0.0)
+        scales = np.maximum(largest / 1024, np.finfo(np.float64).tiny).astype("<f8")
+        yield f"codes-{number}", _base64(scales, axes, (values / scales).astype("<f2"))
         if rows.items is not None:
             yield f"texts-{number}", _json([rows.text(row) for row in block])
         if rows.thumbnails is not None:

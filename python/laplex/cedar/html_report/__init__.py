@@ -40,7 +40,7 @@ def report(
     names: AxisNames | None = None,
     words: Sequence[str] | None = None,
     text_embeddings: Any = None,
-    items: Sequence[str] | None = None,
+    items: Sequence[str | None] | None = None,
     thumbnails: Sequence[Any] | None = None,
     comparison: Comparison | None = None,
     compare: bool = True,
@@ -72,7 +72,7 @@ def report(
     text_embeddings : array, Tensor or memory map ``[m, d]``, optional
         Embeddings of the words, as in `name_axes`.
     items : sequence of str ``[n]``, optional
-        Texts of the rows, to show as examples.
+        Texts of the rows, to show as examples; None for a row without one.
     thumbnails : sequence ``[n]``, optional
         Pictures of the rows, to show as examples: paths, PIL images, or arrays ``[h, w]``,
         ``[h, w, 3]`` or ``[h, w, 4]`` of uint8 or of floats from 0 to 1. Only the pictures shown

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..._support.figure_text import figure_text
 from ..._support.optional import require
 from ..arrays import Array
 
@@ -50,14 +51,15 @@ def comparison_figure(found: Comparison) -> Figure:
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     ax = figure.subplots()
     cycle = colormaps["tab10" if len(found.groups) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    for i, (name, runs) in enumerate(found.groups.items()):
+    labels = [figure_text(name) for name in found.groups]
+    for i, (label, runs) in enumerate(zip(labels, found.groups.values(), strict=True)):
         low = max(run.curve.cost.min() for run in runs)
         high = max(run.curve.cost.max() for run in runs)
         cost = np.linspace(low, high, 200)
         accuracy = 100 * np.stack([run.curve.accuracy_at(cost) for run in runs])
         colour = cycle[i % len(cycle)]
         style = ("-", "--", ":")[i // len(cycle) % 3]
-        ax.plot(100 * cost, accuracy.mean(0), style, color=colour, label=name, linewidth=1.8)
+        ax.plot(100 * cost, accuracy.mean(0), style, color=colour, label=label, linewidth=1.8)
         if len(runs) > 1:
             ax.fill_between(
                 100 * cost, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.18, linewidth=0
@@ -67,8 +69,8 @@ def comparison_figure(found: Comparison) -> Figure:
     if counts[-1] > 1:
         number = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
         ax.set_title(f"Mean and range of {number} runs", fontsize="medium")
-    longest = max(map(len, found.groups))
-    _legend_below(ax, max(1, min(len(found.groups), 80 // (longest + 6))))
+    longest = max(map(len, labels))
+    _legend_below(ax, max(1, min(len(labels), 80 // (longest + 6))))
     return figure
 
 
@@ -241,5 +243,5 @@ def _range(values: Array) -> str:
 def _short(names: tuple[str, ...]) -> list[str]:
     """Names of the exits, or their numbers if the names are too long for a legend."""
     if max(map(len, names)) <= _LETTERS:
-        return list(names)
-    return [*(f"exit {k}" for k in range(len(names) - 1)), names[-1][:_LETTERS]]
+        return [figure_text(name) for name in names]
+    return [*(f"exit {k}" for k in range(len(names) - 1)), figure_text(names[-1], _LETTERS)]

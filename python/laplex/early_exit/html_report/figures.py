@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from ..._support.figure_text import figure_text
 from ..evaluation.comparison import Comparison
 from ..evaluation.plots import CHANCE, ORACLE, POLICY, STATIC, draw_curve, tidy
 from ..evaluation.result import Evaluation
@@ -29,7 +30,7 @@ def baselines(groups: Mapping[str, Sequence[Evaluation]]) -> Figure:
             100 * found.costs, 100 * found.accuracy, "o", color=STATIC, ms=5, label="single exit"
         )
         ax.axvline(100, color="#b0b0b0", linewidth=0.8)
-        ax.set_title(_short(name), fontsize="medium")
+        ax.set_title(figure_text(name), fontsize="medium")
         tidy(ax)
     for ax in axes.flat[count:]:
         ax.set_visible(False)
@@ -64,7 +65,7 @@ def proxies(comparison: Comparison) -> Figure:
                 [100 * run.curve.area_from(comparison.low) for run in runs],
                 "osD^v<>"[place // len(_COLOURS) % 7],
                 color=_COLOURS[place % len(_COLOURS)],
-                label=_short(name),
+                label=figure_text(name),
             )
         ax.set_xlabel(label)
         tidy(ax)
@@ -72,7 +73,3 @@ def proxies(comparison: Comparison) -> Figure:
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", frameon=False, fontsize="small")
     return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 34 else name[:33] + "…"

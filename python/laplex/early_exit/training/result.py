@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..._support.figure_text import figure_text
 from ..._support.optional import require
 from ..._support.results import Result
 from ..._support.text_tables import cell
@@ -104,7 +105,7 @@ class TrainingResult(Result):
         for k, name in enumerate(self.exit_names):
             shade = 0.15 + 0.7 * k / max(1, len(self.exit_names) - 1)
             color = require("matplotlib", extra="exits").colormaps["viridis"](shade)
-            left.plot(epochs, [one[k] for one in losses], color=color, label=name)
+            left.plot(epochs, [one[k] for one in losses], color=color, label=figure_text(name))
             right.plot(epochs, [one.val_accuracy[k] for one in self.history], color=color)
         if not _known(one.val_accuracy for one in self.history):
             why = "no accuracy" if validated else "no validation"
