@@ -109,7 +109,7 @@ def is_ours(path: Path) -> bool:
     return not path.exists() or _OURS in path.read_text(encoding="utf-8", errors="replace")
 
 
-def _checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+def _checked_metadata(metadata: Any) -> dict[str, Any]:
     """Return metadata without empty entries; what may be one text or several becomes a list."""
     if not isinstance(metadata, (Mapping, type(None))):
         raise TypeError(

@@ -71,7 +71,7 @@ def write_model(
 def local_path(path: str | os.PathLike[str], name: str) -> Path:
     """Return a path with ``~`` replaced; errors call the argument by its name."""
     try:
-        text = os.fspath(path)
+        text: Any = os.fspath(path)
         if not isinstance(text, str):
             raise TypeError
     except TypeError:

@@ -19,7 +19,7 @@ _SCORERS: dict[str, type[ScoreHeads | TemperatureScaling]] = {
 }
 
 
-def to_dict(policy: Policy, num_exits: int) -> dict[str, Any]:
+def to_dict(policy: object, num_exits: int) -> dict[str, Any]:
     """Return a policy with its thresholds and, for a learned score, its fitted scorer.
 
     Raises

@@ -535,9 +535,8 @@ def test_an_inverse_is_known_as_one_for_any_condition(
 
 def test_parameters_come_back_or_are_not_saved(tmp_path: Path) -> None:
     data = planted(100, 6, 2, seed=18).data
-    model = CEDAR(
-        k=range(1, 3), tol=Fraction(1, 8), random_state=np.int64(3), sparse_output=np.bool_(False)
-    ).fit(data)
+    plain: Any = {"tol": Fraction(1, 8), "sparse_output": np.bool_(False)}
+    model = CEDAR(k=range(1, 3), random_state=np.int64(3), **plain).fit(data)
     model.save(tmp_path)
     assert np.array_equal(CEDAR.load(tmp_path).fit(data).atoms_, model.atoms_)
     for name, value in {"k": "x", "basis": "none", "tol": object()}.items():
