@@ -12,7 +12,7 @@ import pytest
 def settings() -> Iterator[None]:
     """Double precision, and quick compilation: each test runs its code a few times only."""
     names = ("jax_enable_x64", "jax_disable_most_optimizations")
-    before = {name: getattr(jax.config, name) for name in names}
+    before = {name: jax.config.read(name) for name in names}
     for name in names:
         jax.config.update(name, True)
     yield
