@@ -189,7 +189,7 @@ def test_bad_arguments_name_themselves(change, error, message):
         ({"lengthscale": 0.0}, "lengthscale must be positive and finite, got 0"),
         (
             {"variance": -0.05, "noise": np.ones(1)},
-            "variance must be positive and finite, got -0.0",
+            "variance must be positive and finite, got -0",
         ),
         ({"variance": np.nan}, "variance must be positive and finite, got nan"),
         ({"frequency": np.nan}, "frequency must be finite, got nan"),

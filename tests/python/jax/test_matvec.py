@@ -350,7 +350,7 @@ def test_threads_share_the_core():
         (
             {"lengthscale": np.complex64(1 + 2j)},
             TypeError,
-            "lengthscale must be a float.*complex64",
+            "lengthscale must be.*got complex64",
         ),
         ({"lengthscale": np.str_("2")}, TypeError, "lengthscale must be a float.*got str_"),
         ({"lengthscale": 10**400}, ValueError, "lengthscale must be finite"),
