@@ -39,7 +39,7 @@ def test_everything_is_escaped(package):
         extra="demo",
         title=evil,
         rows=Table([evil], [[evil], [evil]], best={(1, 0)}),
-        numbers=[(evil, evil)],
+        numbers=[(evil, evil + "\0\ud800")],
         terms={evil: evil},
         image=b"png",
         about=evil,
@@ -47,6 +47,7 @@ def test_everything_is_escaped(package):
     assert page.count("&lt;script&gt;&#34;&#39;&amp;") == 10
     assert "<script" not in page
     assert page.count("<td class=best>") == 1
+    assert "\0" not in page
     assert 'src="data:image/png;base64,cG5n" class=figure>' in page
 
 
