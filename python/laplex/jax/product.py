@@ -138,7 +138,9 @@ def _tangent_transpose(
     cotangent: Any, *arrays: Any, form: Form, moved: tuple[bool, ...]
 ) -> list[Any]:
     number = 1 + sum(form.present)
-    primals, avals = arrays[:number], [each.aval for each in arrays[number:]]
+    # JAX may pass a constant as a number of its own type, which has no shape.
+    primals = [jnp.asarray(each) for each in arrays[:number]]
+    avals = [each.aval for each in arrays[number:]]
     nothing: list[Any] = [None] * number
     if is_zero(cotangent):
         return [*nothing, *(ad.Zero(aval) for aval in avals)]

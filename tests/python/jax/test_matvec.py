@@ -374,7 +374,7 @@ def test_bad_arguments_name_themselves(change, error, message):
     [
         ({"targets": np.array([0.0, np.nan])}, "targets.*NaN"),
         # The core's own lengthscale is this one divided by sqrt(3).
-        ({"lengthscale": np.array(-1.0), "kernel": "matern32"}, "lengthscale must.*got -1$"),
+        ({"lengthscale": np.array(-1.0), "kernel": "matern32"}, "lengthscale must.*got -1"),
     ],
 )
 def test_bad_numbers_in_arrays_raise_when_xla_computes(change, message):
