@@ -87,8 +87,8 @@ def test_adapters_without_their_library():
             print(error)
     """
     assert run(code).splitlines() == [
-        'laplex.adapters.to_scipy needs scipy: pip install "laplex[all]"',
-        'laplex.adapters.to_linear_operator needs linear_operator: pip install "laplex[all]"',
+        'laplex.adapters.to_scipy needs scipy: pip install "laplex[gp]"',
+        'laplex.adapters.to_linear_operator needs linear_operator: pip install "laplex[gp]"',
     ]
 
 
