@@ -26,7 +26,8 @@ inline void require(bool holds, const char* promise) {
 class Input {
  public:
   Input(const std::uint8_t* data, std::size_t size) : data_(data), left_(size) {
-    std::memcpy(&state_, data, size < sizeof(state_) ? size : sizeof(state_));
+    if (size > 0)  // the pointer to nothing may be null
+      std::memcpy(&state_, data, size < sizeof(state_) ? size : sizeof(state_));
   }
 
   std::uint8_t byte() {
