@@ -36,7 +36,8 @@ void LaidOut<T>::set(PassShape shape, const SideView<T>& side, std::int64_t coun
     if (side.index != nullptr || !input_.rows.whole()) {
       const std::int64_t entry = input_.paired ? 2 * kRows : kRows;
       tile_.reset(count * entry);
-      for (std::int64_t part = 0; part < entry / kRows; ++part) {
+      // Without entries there may be no array either, to which nothing can be added.
+      for (std::int64_t part = 0; part < entry / kRows && count > 0; ++part) {
         RowsOf<const T> rows = input_.rows;
         rows.first += part;
         parallel_ranges(threads, count, kLaneGrain, [&](std::int64_t begin, std::int64_t end) {
@@ -397,7 +398,7 @@ void Delivered<T>::close(Array<std::byte>& scratch, int threads) {
     }
     return;
   }
-  if (output_.base == nullptr) {
+  if (output_.base == nullptr || output_.rows.length == 0) {
     return;
   }
   const Kernels<T>& kernel = kernels<T>();
